@@ -1,0 +1,127 @@
+"""The dependency analysis of a graph: pruning classes, their members, frozen axes and size sites."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from getac.axes.axis import Axis, Freeze, Mask, kept, leaves, units
+from getac.axes.contents import Site
+from getac.axes.infer import Inference, OpaqueNode, infer
+from getac.axes.slabs import check_masking
+from getac.rules.base import Axes
+from getac.view import GraphView
+
+__all__ = ["Analysis", "FrozenAxis", "Member", "PruningClass", "analyze_view"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter's dimension in which a class occurs.
+
+    Args:
+        parameter: The stored tensor.
+        name: Its name.
+        dimension: Which of its dimensions.
+        axis: That dimension's type.
+    """
+
+    parameter: Hashable
+    name: str
+    dimension: int
+    axis: Axis
+
+    def owners(self, unit_atom: Axis) -> list[npt.NDArray[np.int64]]:
+        """For each occurrence of the class: the unit that owns each index of the dimension, or -1."""
+        return units(self.axis, unit_atom)
+
+
+@dataclass(frozen=True)
+class PruningClass:
+    """One pruning axis: `size` interchangeable units (channels, heads, ...), removed as a whole.
+
+    Args:
+        name: `c0`, `c1`, ... in the order of the graph.
+        atom: The axis type that stands for it.
+        members: Where its units live.
+    """
+
+    name: str
+    atom: Axis
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        return self.atom.size
+
+
+@dataclass(frozen=True)
+class FrozenAxis:
+    """An axis of stored tensors that must keep all of its units, and why."""
+
+    size: int
+    why: Freeze
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What can be removed from a graph, and where it is written down.
+
+    Args:
+        view: The graph that was analysed.
+        axes: Value -> one axis type per dimension.
+        classes: The open classes, in the order of the graph.
+        frozen: The frozen axes of stored tensors, likewise.
+        sites: Where a size is written down -> the axis that it is the size of.
+        opaque: The nodes without a rule.
+    """
+
+    view: GraphView
+    inference: Inference
+    classes: tuple[PruningClass, ...]
+    frozen: tuple[FrozenAxis, ...]
+
+    @property
+    def axes(self) -> Mapping[Hashable, Axes]:
+        return self.inference.axes
+
+    @property
+    def sites(self) -> Mapping[Site, Axis]:
+        return self.inference.sites
+
+    @property
+    def opaque(self) -> list[OpaqueNode]:
+        return self.inference.opaque
+
+    def keep_masks(self, value: Hashable, masks: Mapping[Axis, Mask]) -> list[Mask] | None:
+        """Which indices of each dimension of a value stay; None where its shape is not known."""
+        axes = self.inference.axes.get(value)
+        return None if axes is None else [kept(axis, masks) for axis in axes]
+
+
+def analyze_view(view: GraphView) -> Analysis:
+    """Infers the axes of a graph and collects them into classes.
+
+    A class needs a float parameter among its members: an axis that only activations have (a broadcast
+    dimension, say) holds nothing that could be removed.
+    """
+    inference = infer(view)
+    check_masking(view, inference)
+    members: dict[Axis, list[Member]] = {}
+    for value in view.parameters:
+        for dimension, axis in enumerate(inference.axes.get(value, ())):
+            member = Member(value, view.name_of(value), dimension, axis)
+            for leaf in dict.fromkeys(leaves(axis)):
+                if leaf.size > 1:
+                    members.setdefault(leaf, []).append(member)
+    classes, frozen = [], []
+    for leaf, where in members.items():
+        if leaf.frozen is not None:
+            frozen.append(FrozenAxis(leaf.size, leaf.frozen, tuple(where)))
+        elif any(view.is_float(member.parameter) for member in where):
+            classes.append(PruningClass(f"c{len(classes)}", leaf, tuple(where)))
+    return Analysis(view, inference, tuple(classes), tuple(frozen))

@@ -1,0 +1,214 @@
+"""Walks a graph once and lets every operator's rule contribute its equations."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from getac.axes.axis import Axis, Freeze, atom, freeze
+from getac.axes.contents import Contents, Entry, Literal, Site, SizeOf, Unknown
+from getac.axes.unify import unify
+from getac.rules.base import Axes
+from getac.view import GraphView, NodeView
+
+__all__ = ["Inference", "OpaqueNode", "infer"]
+
+
+@dataclass(frozen=True)
+class OpaqueNode:
+    """A node whose operator maps no units: everything that it touches is frozen."""
+
+    name: str
+    operator: str
+    reason: str
+
+
+@dataclass
+class Inference:
+    """The solved equations of a graph.
+
+    Args:
+        axes: Value -> one axis type per dimension, for every value of known shape.
+        sites: Where a size is written down -> the axis that it is the size of.
+        opaque: The nodes without a rule, with the reason.
+    """
+
+    axes: dict[Hashable, Axes] = field(default_factory=dict)
+    sites: dict[Site, Axis] = field(default_factory=dict)
+    opaque: list[OpaqueNode] = field(default_factory=list)
+
+
+def infer(view: GraphView) -> Inference:
+    """Solves the axis equations of a graph.
+
+    Graph inputs and outputs are frozen, and so is everything that touches an operator without a rule.
+    """
+    result = Inference()
+    contents: dict[Hashable, Contents] = {}
+    for value in view.parameters:
+        add_value(view, result, value, None)
+    for value in view.inputs:
+        add_value(view, result, value, "a graph input")
+    for node in view.nodes:
+        visit(view, node, result, contents)
+    for value in view.outputs:
+        for axis in result.axes.get(value, ()):
+            freeze(axis, Freeze("a graph output", view.name_of(value)))
+    return result
+
+
+def add_value(view: GraphView, result: Inference, value: Hashable, frozen: str | None) -> None:
+    sizes = view.sizes(value)
+    if sizes is None:
+        return
+    name = view.name_of(value)
+    axes = tuple(atom(size, f"{name}.{i}") for i, size in enumerate(sizes))
+    for axis in axes:
+        if frozen:
+            freeze(axis, Freeze(frozen, name))
+    result.axes[value] = axes
+
+
+def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Hashable, Contents]) -> None:
+    """Lets the node's rule speak, or makes the node opaque and says why."""
+    reason = why_opaque(view, node, result)
+    context = Context(view, node, result, contents)
+    if reason is not None:
+        result.opaque.append(OpaqueNode(node.name, node.operator, reason))
+        context.make_opaque(f"touches {node.operator}: {reason}")
+        return
+    assert node.rule is not None
+    outputs = node.rule.axes(context)
+    context.freeze_unfollowed_sizes()
+    for value, axes in zip(node.outputs, outputs, strict=False):
+        context.set_output(value, axes)
+
+
+def why_opaque(view: GraphView, node: NodeView, result: Inference) -> str | None:
+    if node.rule is None:
+        return "no rule for this operator"
+    for value in node.inputs:
+        if value is not None and value not in result.axes:
+            return f"the shape of its input {view.name_of(value)} is not known"
+        if value is not None and 0 in (axis.size for axis in result.axes[value]):
+            return f"its input {view.name_of(value)} is empty"
+    for value in node.outputs:
+        if view.sizes(value) is None:
+            return f"the shape of its output {view.name_of(value)} is not known"
+    return None
+
+
+class Context:
+    """What one node's rule may ask and state; see `getac.rules.base.AxisContext`."""
+
+    def __init__(
+        self, view: GraphView, node: NodeView, result: Inference, contents: dict[Hashable, Contents]
+    ) -> None:
+        self._view = view
+        self._node = node
+        self._result = result
+        self._contents = contents
+        self._followed: set[int] = set()
+        self.inputs: Sequence[Axes | None] = [
+            None if value is None else result.axes.get(value) for value in node.inputs
+        ]
+        self.outputs = len(node.outputs)
+
+    def input(self, index: int) -> Axes:
+        axes = self.inputs[index]
+        assert axes is not None, f"{self._node.name}: input {index} must be there"
+        return axes
+
+    def sizes(self, output: int = 0) -> tuple[int, ...]:
+        sizes = self._view.sizes(self._node.outputs[output])
+        assert sizes is not None
+        return sizes
+
+    def atom(self, size: int, label: str = "") -> Axis:
+        return atom(size, f"{self._node.name}.{label}" if label else self._node.name)
+
+    def frozen_atom(self, size: int, reason: str) -> Axis:
+        axis = self.atom(size)
+        self.freeze(axis, reason)
+        return axis
+
+    def same(self, x: Axis, y: Axis) -> None:
+        unify(x, y, self._node.name)
+
+    def freeze(self, axis: Axis, reason: str) -> None:
+        freeze(axis, Freeze(reason, self._node.name))
+
+    def size_site(self, argument: str | int, axis: Axis, index: int = 0) -> None:
+        self._add_site(Site(self._node.identity, argument, index), axis)
+
+    def _add_site(self, site: Site, axis: Axis) -> None:
+        known = self._result.sites.setdefault(site, axis)
+        if known is not axis:
+            self.same(known, axis)  # one number cannot become two
+
+    def size_sites(self, entries: Sequence[Entry], axes: Sequence[Axis]) -> None:
+        for entry, axis in zip(entries, axes, strict=True):
+            if isinstance(entry, Literal):
+                if entry.value == axis.size:
+                    self._add_site(entry.site, axis)
+            elif isinstance(entry, SizeOf):
+                self.same(entry.axis, axis)
+            else:
+                self._freeze_entry(entry)
+                self.freeze(axis, "its size is computed in a way that is not followed")
+
+    def contents(self, index: int) -> Contents | None:
+        if index >= len(self._node.inputs):
+            return None
+        value = self._node.inputs[index]
+        self._followed.add(index)
+        if value in self._contents:
+            return self._contents[value]
+        numbers = self._view.small_constant(value) if value is not None else None
+        if numbers is None or numbers.ndim > 1 or not np.issubdtype(numbers.dtype, np.integer):
+            return None
+        return tuple(
+            Literal(int(number), Site(self._node.identity, index, position))
+            for position, number in enumerate(numbers.reshape(-1))
+        )
+
+    def set_contents(self, contents: Contents) -> None:
+        self._contents[self._node.outputs[0]] = contents
+
+    def freeze_unfollowed_sizes(self) -> None:
+        """Sizes that go into arithmetic without a rule: what comes out of it would change with them."""
+        for index, value in enumerate(self._node.inputs):
+            if index not in self._followed:
+                for entry in self._contents.get(value, ()):
+                    self._freeze_entry(entry)
+
+    def _freeze_entry(self, entry: Entry) -> None:
+        axes = (entry.axis,) if isinstance(entry, SizeOf) else ()
+        axes = entry.axes if isinstance(entry, Unknown) else axes
+        for axis in axes:
+            self.freeze(axis, "its size is used as a number")
+
+    def set_output(self, value: Hashable, axes: Axes) -> None:
+        """Records a rule's answer; one that contradicts the known shape is not trusted."""
+        sizes = self._view.sizes(value)
+        if sizes == tuple(axis.size for axis in axes):
+            self._result.axes[value] = axes
+            return
+        self.make_opaque("a rule and the shape of its result disagree")
+        self._result.opaque.append(
+            OpaqueNode(self._node.name, self._node.operator, "its rule and the shape of its result disagree")
+        )
+
+    def make_opaque(self, reason: str) -> None:
+        """Freezes all that the node touches and gives its outputs fresh, frozen axes."""
+        for value in [*self._node.inputs, *self._node.captured]:
+            for axis in self._result.axes.get(value, ()):
+                self.freeze(axis, reason)
+            for entry in self._contents.get(value, ()):
+                self._freeze_entry(entry)
+        for value in self._node.outputs:
+            sizes = self._view.sizes(value)
+            if sizes is not None:
+                self._result.axes[value] = tuple(self.frozen_atom(size, reason) for size in sizes)

@@ -1,0 +1,230 @@
+"""Follows what the slices of removed, or dead, units hold from operator to operator.
+
+One walk answers two questions (see `getac.rules.base.SlabContext`): `check_masking` takes every parameter
+entry of a removed unit as zero and freezes what would not survive the slicing; `find_dead` takes the
+numbers as they stand and finds the units that can go without changing the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from getac.axes.axis import Axis, Freeze, freeze, leaves
+from getac.axes.infer import Inference
+from getac.rules.base import UNKNOWN, ZERO, Floats, Rule, Slab, Slabs
+from getac.view import GraphView, NodeView
+
+__all__ = ["Contraction", "check_masking", "find_contractions"]
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A dimension that is summed away: where its units leave the graph.
+
+    Args:
+        node: The node that sums.
+        axis: The axis that is summed away.
+        removable: For each index, whether the sum does not notice, or the bias can make up for it.
+        constants: For each index, the number that its slice holds (0 where it is not `removable`).
+    """
+
+    node: NodeView
+    axis: Axis
+    removable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    constants: Floats
+
+
+class Numbers(Protocol):
+    """What stored tensors hold, under one of the two questions."""
+
+    masked: bool
+
+    def parameter(self, value: Hashable, dimension: int) -> Slab: ...
+
+
+@dataclass
+class MaskedNumbers:
+    """Every float entry that a removed unit owns is zero."""
+
+    view: GraphView
+    masked: bool = True
+
+    def parameter(self, value: Hashable, dimension: int) -> Slab:
+        return ZERO if self.view.is_float(value) else UNKNOWN
+
+
+@dataclass
+class StoredNumbers:
+    """The numbers as they stand, read once per tensor and dimension."""
+
+    view: GraphView
+    masked: bool = False
+    cache: dict[tuple[Hashable, int], Slab] = field(default_factory=dict)
+
+    def parameter(self, value: Hashable, dimension: int) -> Slab:
+        key = (value, dimension)
+        if key not in self.cache:
+            self.cache[key] = constant_slices(np.asarray(self.view.array(value)), dimension)
+        return self.cache[key]
+
+
+def constant_slices(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], dimension: int) -> Slab:
+    """For each index along a dimension, the number that fills its slice, NaN where several do."""
+    rest = tuple(i for i in range(array.ndim) if i != dimension)
+    low, high = array.min(axis=rest), array.max(axis=rest)
+    return np.where(low == high, low, np.nan).astype(np.float64)
+
+
+def check_masking(view: GraphView, inference: Inference) -> None:
+    """Freezes the axes along which masking would not equal slicing.
+
+    Zeroing a unit's parameters makes its activation a constant; where that constant is summed away
+    without meeting a zero (`relu(q) + 1` in a linear attention, a sum over channels after a sigmoid),
+    the masked model keeps what the sliced one loses.
+    """
+    walk = Walk(view, inference, MaskedNumbers(view))
+    for contraction in walk.run():
+        if not contraction.removable.all():
+            freeze(
+                contraction.axis,
+                Freeze("summed where a removed unit would not be zero", contraction.node.name),
+            )
+    for axis, node in walk.not_finite:
+        freeze(axis, Freeze("a removed unit would not stay finite", node))
+
+
+def find_contractions(view: GraphView, inference: Inference) -> list[Contraction]:
+    """The sums that units leave the graph through, with what is known of them in the model as it stands."""
+    return Walk(view, inference, StoredNumbers(view)).run()
+
+
+class Walk:
+    """One pass over the nodes in order."""
+
+    def __init__(self, view: GraphView, inference: Inference, numbers: Numbers) -> None:
+        self.view = view
+        self.inference = inference
+        self.numbers = numbers
+        self.parameters = set(view.parameters)
+        self.known: dict[Hashable, Slabs] = {}
+        self.contractions: list[Contraction] = []
+        self.not_finite: list[tuple[Axis, str]] = []
+        self.evaluated: dict[tuple[Hashable, ...], float] = {}
+        self._open: dict[Axis, bool] = {}
+
+    def run(self) -> list[Contraction]:
+        for node in self.view.nodes:
+            known = all(v is None or v in self.inference.axes for v in [*node.inputs, *node.outputs])
+            if node.rule is None or not known or not self._touches_open(node):
+                continue
+            self._visit(node, node.rule)
+        return self.contractions
+
+    def _visit(self, node: NodeView, rule: Rule) -> None:
+        with np.errstate(all="ignore"):  # what is not finite is dealt with where it matters
+            outputs = rule.slabs(Context(self, node))
+        for value, slabs in zip(node.outputs, outputs, strict=False):
+            self.known[value] = slabs
+
+    def _touches_open(self, node: NodeView) -> bool:
+        values = [*node.inputs, *node.outputs]
+        return any(self.is_open(axis) for v in values if v is not None for axis in self.inference.axes[v])
+
+    def is_open(self, axis: Axis) -> bool:
+        """Whether units can be removed somewhere along the axis."""
+        if axis not in self._open:
+            self._open[axis] = any(leaf.frozen is None and leaf.size > 1 for leaf in leaves(axis))
+        return self._open[axis]
+
+
+class Context:
+    """What one node's rule may ask and state; see `getac.rules.base.SlabContext`."""
+
+    def __init__(self, walk: Walk, node: NodeView) -> None:
+        self._walk = walk
+        self._node = node
+        self.outputs = len(node.outputs)
+
+    def _value(self, index: int) -> Hashable:
+        return self._node.inputs[index]
+
+    def has(self, index: int) -> bool:
+        return index < len(self._node.inputs) and self._node.inputs[index] is not None
+
+    def input_sizes(self, index: int) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self._walk.inference.axes[self._value(index)])
+
+    def sizes(self, output: int = 0) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self._walk.inference.axes[self._node.outputs[output]])
+
+    def live(self, index: int, dimension: int) -> bool:
+        return self._walk.is_open(self._walk.inference.axes[self._value(index)][dimension])
+
+    def slab(self, index: int, dimension: int) -> Slab:
+        value = self._value(index)
+        if value in self._walk.parameters:
+            return self._walk.numbers.parameter(value, dimension)
+        slabs = self._walk.known.get(value)
+        return slabs[dimension] if slabs else UNKNOWN
+
+    def number(self, index: int) -> Slab:
+        numbers = self._walk.view.small_constant(self._value(index))
+        if numbers is None or numbers.size == 0 or not (numbers == numbers.flat[0]).all():
+            return UNKNOWN
+        return np.array(float(numbers.flat[0]))
+
+    def evaluate(self, dimension: int, operands: Sequence[Slab | None]) -> Slab:
+        axis = self._walk.inference.axes[self._node.outputs[0]][dimension]
+        if not self._walk.is_open(axis):
+            return UNKNOWN
+        arrays = np.broadcast_arrays(*(slab for slab in operands if slab is not None))
+        unknown = np.isnan(np.stack(arrays)).any(axis=0) if arrays else np.array(True)
+        if unknown.all():
+            return UNKNOWN
+        result = np.where(unknown, np.nan, self._run([None if s is None else np.nan_to_num(s) for s in operands]))
+        infinite = ~unknown & ~np.isfinite(result)
+        if infinite.any():
+            self._walk.not_finite.append((axis, self._node.name))
+        return np.where(np.isfinite(result), result, np.nan)
+
+    def _run(self, operands: Sequence[Slab | None]) -> Floats:
+        """Evaluates the operator; single numbers recur from layer to layer, so they are remembered."""
+        if any(slab is not None and slab.ndim for slab in operands):
+            return np.asarray(self._node.evaluate(operands), dtype=np.float64)
+        key = (self._node.signature, *(None if s is None else float(s) for s in operands))
+        if key not in self._walk.evaluated:
+            self._walk.evaluated[key] = float(self._node.evaluate(operands))
+        return np.array(self._walk.evaluated[key])
+
+    def contract(self, index: int, dimension: int, weight: Slab, *, foldable: bool = False) -> None:
+        axis = self._walk.inference.axes[self._value(index)][dimension]
+        if not self._walk.is_open(axis):
+            return
+        slab = self.slab(index, dimension)
+        vanishes = (slab == 0) | (weight == 0)
+        if foldable and not self._walk.numbers.masked:
+            vanishes = vanishes | ~np.isnan(slab)
+        removable = np.broadcast_to(vanishes, (axis.size,))
+        constants = np.broadcast_to(np.where(vanishes & (weight != 0), np.nan_to_num(slab), 0.0), (axis.size,))
+        self._walk.contractions.append(Contraction(self._node, axis, removable, constants))
+
+    def merge(self, slabs: Sequence[Slab], sizes: Sequence[int], live: Sequence[bool]) -> Slab:
+        """An index of a product is gone if any of its units is.
+
+        In the masked model all live dimensions must agree, because either may be the reason. In the model
+        as it stands one that is known is enough.
+        """
+        chosen = [i for i, is_live in enumerate(live) if is_live]
+        if self._walk.numbers.masked:
+            numbers = {float(slabs[i]) if slabs[i].ndim == 0 else np.nan for i in chosen}
+            return np.array(numbers.pop()) if len(numbers) == 1 else UNKNOWN
+        merged = np.full(tuple(sizes), np.nan)
+        for i in chosen:
+            shape = [size if i == j else 1 for j, size in enumerate(sizes)]
+            column = np.broadcast_to(slabs[i], (sizes[i],)).reshape(shape)
+            merged = np.where(np.isnan(merged), column, merged)
+        return merged.reshape(-1)

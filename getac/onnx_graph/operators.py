@@ -1,0 +1,330 @@
+"""Which rule each ONNX operator follows, and where its arguments stand (default domain, opset 21).
+
+To add an operator: write a function from `NodeReader` to a rule (or reuse one) and name it in
+`OPERATORS`. A function that cannot normalise its node's arguments raises `NotConstant`; the node is then
+opaque, as one that is not in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from getac.onnx_graph.shapes import Shapes
+from getac.rules.base import Rule
+from getac.rules.contraction import Convolution, Gemm, MatMul
+from getac.rules.elementwise import Elementwise, Select
+from getac.rules.layout import Expand, Reshape, Transpose
+from getac.rules.normalization import BatchNorm, GroupNorm, LayerNorm, Normalized
+from getac.rules.parts import Concat, Cut, Gather, Slice, Split
+from getac.rules.pooling import Pad, Spatial
+from getac.rules.reduction import Reduction
+from getac.rules.source import Filled, ShapeOf
+
+__all__ = ["OPERATORS", "NodeReader", "NotConstant", "rule_of"]
+
+
+class NotConstant(Exception):
+    """An argument that the rule needs is computed when the graph runs, or is of a kind without a rule."""
+
+
+@dataclass(frozen=True)
+class NodeReader:
+    """Reads a node's arguments in normal form: counted from the front, defaults filled in."""
+
+    node: ir.Node
+    shapes: Shapes
+
+    def has(self, name: str) -> bool:
+        return name in self.node.attributes
+
+    def int(self, name: str, default: int) -> int:
+        return self.node.attributes[name].as_int() if self.has(name) else default
+
+    def float(self, name: str, default: float) -> float:
+        return self.node.attributes[name].as_float() if self.has(name) else default
+
+    def string(self, name: str, default: str) -> str:
+        return self.node.attributes[name].as_string() if self.has(name) else default
+
+    def ints(self, name: str) -> tuple[int, ...] | None:
+        return tuple(self.node.attributes[name].as_ints()) if self.has(name) else None
+
+    def input(self, index: int) -> ir.Value | None:
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def numbers(self, index: int) -> tuple[int, ...] | None:
+        """The entries of a constant integer input; None if the input is absent."""
+        value = self.input(index)
+        if value is None:
+            return None
+        array = self.shapes.constants.get(value)
+        if array is None:
+            raise NotConstant(f"its input {value.name} is not constant")
+        return tuple(int(number) for number in array.reshape(-1))
+
+    def rank(self, index: int = 0) -> int:
+        return len(self.sizes(index))
+
+    def sizes(self, index: int = 0) -> tuple[int, ...]:
+        value = self.input(index)
+        sizes = self.shapes.sizes(value) if value is not None else None
+        if value is None or sizes is None:
+            raise NotConstant("the shape of an input is not known")
+        return sizes
+
+    def axis(self, default: int, name: str = "axis", index: int = 0) -> int:
+        return self.int(name, default) % max(self.rank(index), 1)
+
+
+Maker = Callable[[NodeReader], Rule]
+
+
+def elementwise(n: NodeReader) -> Rule:
+    return Elementwise()
+
+
+def first_operand(n: NodeReader) -> Rule:
+    return Elementwise(operands=1)
+
+
+def product_like(n: NodeReader) -> Rule:
+    return Elementwise(absorbing=True)
+
+
+def identity(n: NodeReader) -> Rule:
+    return Elementwise(operands=1, keeps_integers=True)
+
+
+def cast(n: NodeReader) -> Rule:
+    target = ir.DataType(n.int("to", ir.DataType.FLOAT))
+    return Elementwise(operands=1, keeps_integers=target in (ir.DataType.INT32, ir.DataType.INT64))
+
+
+def select(n: NodeReader) -> Rule:
+    return Select()
+
+
+def is_padded(n: NodeReader) -> bool:
+    if n.string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return True
+    return any(n.ints("pads") or ())
+
+
+def convolution(n: NodeReader) -> Rule:
+    return Convolution(groups=n.int("group", 1), padded=is_padded(n))
+
+
+def transposed_convolution(n: NodeReader) -> Rule:
+    return Convolution(groups=n.int("group", 1), transposed=True)
+
+
+def matmul(n: NodeReader) -> Rule:
+    return MatMul()
+
+
+def gemm(n: NodeReader) -> Rule:
+    return Gemm(
+        transpose_a=bool(n.int("transA", 0)),
+        transpose_b=bool(n.int("transB", 0)),
+        alpha=n.float("alpha", 1.0),
+        beta=n.float("beta", 1.0),
+    )
+
+
+def batch_norm(n: NodeReader) -> Rule:
+    if n.int("training_mode", 0):
+        raise NotConstant("it normalises in training mode")
+    return BatchNorm(epsilon=n.float("epsilon", 1e-5))
+
+
+def group_norm(n: NodeReader) -> Rule:
+    return GroupNorm(groups=n.int("num_groups", 1))
+
+
+def instance_norm(n: NodeReader) -> Rule:
+    return GroupNorm()
+
+
+def layer_norm(n: NodeReader) -> Rule:
+    return LayerNorm(axis=n.axis(-1))
+
+
+def lrn(n: NodeReader) -> Rule:
+    return Normalized((1,), "a normalised axis")
+
+
+def mean_variance(n: NodeReader) -> Rule:
+    return Normalized(tuple(a % n.rank() for a in n.ints("axes") or (0, 2, 3)), "a normalised axis")
+
+
+def along(default: int, reason: str) -> Maker:
+    def make(n: NodeReader) -> Rule:
+        return Normalized((n.axis(default),), reason)
+
+    return make
+
+
+def cumulative(n: NodeReader) -> Rule:
+    axes = n.numbers(1) or ()
+    return Normalized(tuple(axis % n.rank() for axis in axes), "a cumulative sum")
+
+
+def pool(n: NodeReader) -> Rule:
+    return Spatial()
+
+
+def average_pool(n: NodeReader) -> Rule:
+    return Spatial(keeps_constant=not (n.int("count_include_pad", 0) and is_padded(n)))
+
+
+def resize(n: NodeReader) -> Rule:
+    whole = n.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    if whole or n.has("axes") or n.rank() < 3:
+        raise NotConstant("only resizing of spatial dimensions is followed")
+    return Spatial(keeps_constant=n.string("mode", "nearest") == "nearest", sizes_input=3)
+
+
+def pad(n: NodeReader) -> Rule:
+    pads, axes = n.numbers(1), n.numbers(3)
+    assert pads is not None
+    rank = n.rank()
+    where = [axis % rank for axis in axes] if axes is not None else list(range(rank))
+    padded = [False] * rank
+    for position, axis in enumerate(where):
+        padded[axis] = bool(pads[position] or pads[position + len(where)])
+    return Pad(tuple(padded), zeros=n.string("mode", "constant") == "constant")
+
+
+def concat(n: NodeReader) -> Rule:
+    return Concat(axis=n.axis(0))
+
+
+def split(n: NodeReader) -> Rule:
+    return Split(axis=n.axis(0))
+
+
+def slice_(n: NodeReader) -> Rule:
+    starts, ends, axes, steps = (n.numbers(index) for index in (1, 2, 3, 4))
+    assert starts is not None and ends is not None
+    sizes = n.sizes()
+    axes = tuple(axis % len(sizes) for axis in axes) if axes is not None else tuple(range(len(starts)))
+    steps = steps if steps is not None else (1,) * len(starts)
+    return Slice(
+        tuple(
+            Cut(axis, *slice(start, end, step).indices(sizes[axis]), entry)
+            for entry, (axis, start, end, step) in enumerate(zip(axes, starts, ends, steps, strict=True))
+        )
+    )
+
+
+def gather(n: NodeReader) -> Rule:
+    axis = n.axis(0)
+    try:
+        picks = n.numbers(1)
+    except NotConstant:
+        picks = None
+    return Gather(axis=axis, picks=picks if n.rank() == 1 else None)
+
+
+def reshape(n: NodeReader) -> Rule:
+    return Reshape(shape_input=1, copies_zeros=not n.int("allowzero", 0))
+
+
+def regroup(n: NodeReader) -> Rule:
+    return Reshape(keeps_entries=True)
+
+
+def transpose(n: NodeReader) -> Rule:
+    return Transpose(n.ints("perm") or tuple(reversed(range(n.rank()))))
+
+
+def expand(n: NodeReader) -> Rule:
+    return Expand()
+
+
+def reduction(sums: bool = False, keeps_constant: bool = False) -> Maker:
+    def make(n: NodeReader) -> Rule:
+        dimensions = n.numbers(1)
+        if not dimensions and n.int("noop_with_empty_axes", 0):
+            return Elementwise(operands=1)
+        return Reduction(dimensions or None, bool(n.int("keepdims", 1)), sums, keeps_constant)
+
+    return make
+
+
+def arg_reduction(n: NodeReader) -> Rule:
+    return Reduction((n.axis(0),), bool(n.int("keepdims", 1)))
+
+
+def shape(n: NodeReader) -> Rule:
+    start, stop, _ = slice(n.int("start", 0), n.int("end", n.rank())).indices(n.rank())
+    return ShapeOf(start, stop)
+
+
+def filled(n: NodeReader) -> Rule:
+    value = n.node.attributes["value"].as_tensor().numpy().reshape(-1)[0] if n.has("value") else 0.0
+    return Filled(float(value))
+
+
+def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:
+    return {name: maker for maker, names in makers.items() for name in names.split()}
+
+
+OPERATORS: dict[str, Maker] = table(
+    {
+        elementwise: """Abs Acos Acosh Add Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
+            BitwiseXor Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
+            HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Neg Not
+            Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
+            Sub Sum Tan Tanh ThresholdedRelu Xor""",
+        product_like: "And Mul",
+        first_operand: "CastLike Dropout",
+        identity: "Identity",
+        cast: "Cast",
+        select: "Where",
+        convolution: "Conv",
+        transposed_convolution: "ConvTranspose",
+        matmul: "MatMul",
+        gemm: "Gemm",
+        batch_norm: "BatchNormalization",
+        group_norm: "GroupNormalization",
+        instance_norm: "InstanceNormalization",
+        layer_norm: "LayerNormalization",
+        lrn: "LRN",
+        mean_variance: "MeanVarianceNormalization",
+        along(-1, "the axis of a softmax"): "Softmax LogSoftmax Hardmax",
+        along(-1, "a normalised axis"): "LpNormalization",
+        cumulative: "CumSum",
+        pool: "MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool",
+        average_pool: "AveragePool",
+        resize: "Resize",
+        pad: "Pad",
+        concat: "Concat",
+        split: "Split",
+        slice_: "Slice",
+        gather: "Gather",
+        reshape: "Reshape",
+        regroup: "Flatten Squeeze Unsqueeze",
+        transpose: "Transpose",
+        expand: "Expand",
+        reduction(sums=True): "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare",
+        reduction(keeps_constant=True): "ReduceMean ReduceMax ReduceMin",
+        reduction(): "ReduceProd ReduceLogSum ReduceLogSumExp",
+        arg_reduction: "ArgMax ArgMin",
+        shape: "Shape",
+        filled: "ConstantOfShape",
+    }
+)
+
+def rule_of(node: ir.Node, shapes: Shapes) -> Rule | None:
+    """The rule of a node, None where there is none or its arguments cannot be normalised."""
+    maker = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if maker is None:
+        return None
+    try:
+        return maker(NodeReader(node, shapes))
+    except NotConstant:
+        return None

@@ -1,0 +1,136 @@
+"""The analysis' view of an ONNX graph (see `getac.view`)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from getac.onnx_graph.operators import rule_of
+from getac.onnx_graph.shapes import Shapes
+from getac.rules.base import Rule
+from getac.view import Array
+
+OPSET = 21
+
+__all__ = ["FLOATS", "OnnxNode", "OnnxView"]
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """A node of an ONNX graph; see `getac.view.NodeView`."""
+
+    node: ir.Node
+    rule: Rule | None
+
+    @property
+    def identity(self) -> Hashable:
+        return self.node
+
+    @property
+    def name(self) -> str:
+        return self.node.name or self.node.op_type
+
+    @property
+    def operator(self) -> str:
+        domain = self.node.domain
+        return self.node.op_type if domain in ("", "ai.onnx") else f"{domain}::{self.node.op_type}"
+
+    @cached_property
+    def signature(self) -> Hashable:
+        return (self.operator, tuple(sorted((name, str(a.value)) for name, a in self.node.attributes.items())))
+
+    @property
+    def inputs(self) -> Sequence[Hashable | None]:
+        return self.node.inputs
+
+    @property
+    def outputs(self) -> Sequence[Hashable]:
+        return self.node.outputs
+
+    @cached_property
+    def captured(self) -> Sequence[Hashable]:
+        graphs = [a.as_graph() for a in self.node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        for attribute in self.node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPHS:
+                graphs.extend(attribute.as_graphs())
+        return [value for graph in graphs for value in values_from_outside(graph)]
+
+    def evaluate(self, inputs: Sequence[Array | None]) -> Array:
+        """Runs the operator in float32 by ONNX's reference implementation."""
+        if self.node.op_type == "Cast":
+            return np.asarray(inputs[0])
+        arrays = {f"x{i}": np.asarray(a, np.float32) for i, a in enumerate(inputs) if a is not None}
+        names = ["" if array is None else f"x{i}" for i, array in enumerate(inputs)]
+        node = onnx.helper.make_node(self.node.op_type, names, ["y"], domain=self.node.domain)
+        node.attribute.extend(ir.serde.serialize_attribute(a) for a in self.node.attributes.values())
+        return np.asarray(evaluator(node, arrays).run(None, arrays)[0])
+
+
+def evaluator(node: onnx.NodeProto, feeds: Mapping[str, Array]) -> ReferenceEvaluator:
+    """The reference implementation of one node, typed so that operators defined as functions expand."""
+    float_ = onnx.TensorProto.FLOAT
+    inputs = [onnx.helper.make_tensor_value_info(n, float_, a.shape) for n, a in feeds.items()]
+    outputs = [onnx.helper.make_tensor_value_info("y", float_, None)]
+    graph = onnx.helper.make_graph([node], "node", inputs, outputs)
+    opset = onnx.helper.make_opsetid("", OPSET)
+    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
+
+
+def values_from_outside(graph: ir.Graph) -> list[ir.Value]:
+    """The values that a subgraph reads from the graphs around it."""
+    inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
+    read: list[ir.Value] = list(graph.outputs)
+    for node in graph.all_nodes():
+        inside.update(node.outputs)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                inner = attribute.as_graph()
+                inside.update(inner.inputs, inner.initializers.values())
+                read.extend(inner.outputs)
+        read.extend(value for value in node.inputs if value is not None)
+    return [value for value in dict.fromkeys(read) if value not in inside]
+
+
+class OnnxView:
+    """An ONNX graph as the analysis sees it; see `getac.view.GraphView`.
+
+    Args:
+        model: Opset 21, functions inlined, constants in initializers, nodes sorted.
+        shapes: The shapes of its values.
+    """
+
+    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
+        self.model = model
+        self.shapes = shapes
+        self.nodes: Sequence[OnnxNode] = [OnnxNode(node, rule_of(node, shapes)) for node in model.graph]
+        self.inputs: Sequence[Hashable] = list(model.graph.inputs)
+        self.outputs: Sequence[Hashable] = list(model.graph.outputs)
+        self.parameters: Sequence[Hashable] = list(model.graph.initializers.values())
+
+    def name_of(self, value: Hashable) -> str:
+        assert isinstance(value, ir.Value)
+        return value.name or "?"
+
+    def sizes(self, value: Hashable) -> tuple[int, ...] | None:
+        assert isinstance(value, ir.Value)
+        return self.shapes.sizes(value)
+
+    def is_float(self, value: Hashable) -> bool:
+        assert isinstance(value, ir.Value)
+        return self.shapes.dtypes.get(value) in FLOATS
+
+    def small_constant(self, value: Hashable) -> Array | None:
+        assert isinstance(value, ir.Value)
+        return self.shapes.constants.get(value)
+
+    def array(self, parameter: Hashable) -> Array:
+        assert isinstance(parameter, ir.Value) and parameter.const_value is not None
+        return parameter.const_value.numpy()

@@ -1,0 +1,107 @@
+"""Element-wise operators with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from getac.axes.axis import Axis
+from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
+
+__all__ = ["Elementwise", "Select", "broadcast"]
+
+
+def broadcast(c: AxisContext, inputs: Sequence[Axes], sizes: tuple[int, ...]) -> Axes:
+    """Dimensions of equal size are the same axis; a dimension of size 1 ties nothing.
+
+    Args:
+        inputs: The axes of the operands, aligned at the last dimension (numpy's broadcasting).
+        sizes: The result's sizes.
+    """
+    result: list[Axis | None] = [None] * len(sizes)
+    for axes in inputs:
+        offset = len(sizes) - len(axes)
+        for position, axis in enumerate(axes, start=offset):
+            if axis.size != sizes[position]:
+                continue  # size 1, stretched
+            known = result[position]
+            if known is None:
+                result[position] = axis
+            else:
+                c.same(known, axis)
+    return tuple(
+        axis if axis is not None else c.atom(size) for axis, size in zip(result, sizes, strict=True)
+    )
+
+
+def operand(c: SlabContext, index: int, position: int, rank: int) -> Slab | None:
+    """An operand's slab along the result's dimension `position`; what is stretched there must be one number."""
+    if not c.has(index):
+        return None
+    sizes = c.input_sizes(index)
+    dimension = position - (rank - len(sizes))
+    if dimension >= 0 and sizes[dimension] > 1:
+        return c.slab(index, dimension)
+    return c.number(index)
+
+
+@dataclass(frozen=True)
+class Elementwise(Rule):
+    """Any operator whose result at an index depends on its operands at that index alone.
+
+    Args:
+        operands: How many leading inputs are operands; None: all of them.
+        absorbing: Whether one operand that is zero makes the result zero (Mul, And).
+        keeps_integers: Whether integers pass through unchanged (Identity, a cast between integer types).
+    """
+
+    operands: int | None = None
+    absorbing: bool = False
+    keeps_integers: bool = False
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        inputs = [axes for axes in c.inputs[: self.operands] if axes is not None]
+        if self.keeps_integers and (contents := c.contents(0)):
+            c.set_contents(contents)
+        return [broadcast(c, inputs, c.sizes())] * c.outputs
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.sizes())
+        return [tuple(self._slab(c, position, rank) for position in range(rank))] * c.outputs
+
+    def _slab(self, c: SlabContext, position: int, rank: int) -> Slab:
+        count = self.operands if self.operands is not None else sum(1 for _ in iter_inputs(c))
+        operands = [operand(c, index, position, rank) for index in range(count)]
+        result = c.evaluate(position, operands)
+        if self.absorbing:
+            for slab in operands:
+                result = result if slab is None else np.where(slab == 0, 0.0, result)
+        return result
+
+
+def iter_inputs(c: SlabContext) -> Sequence[int]:
+    """The positions of the inputs that are there; element-wise operators have them in front."""
+    index = 0
+    while c.has(index):
+        index += 1
+    return range(index)
+
+
+@dataclass(frozen=True)
+class Select(Rule):
+    """Where(condition, x, y): takes x or y at each index."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        return [broadcast(c, [c.input(i) for i in range(3)], c.sizes())]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.sizes())
+        return [tuple(self._slab(c, position, rank) for position in range(rank))]
+
+    def _slab(self, c: SlabContext, position: int, rank: int) -> Slab:
+        x, y = operand(c, 1, position, rank), operand(c, 2, position, rank)
+        if x is None or y is None:
+            return UNKNOWN
+        return np.where(x == y, x, np.nan)  # the condition does not matter where both hold the same

@@ -1,0 +1,180 @@
+"""Operators that put tensors end to end or cut pieces out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from getac.axes.axis import total
+from getac.axes.contents import Contents
+from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
+
+__all__ = ["Concat", "Cut", "Gather", "Slice", "Split"]
+
+
+@dataclass(frozen=True)
+class Concat(Rule):
+    """The sizes along `axis` add up, the other dimensions are the same. ONNX Concat."""
+
+    axis: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        inputs = [c.input(i) for i in range(len(c.inputs))]
+        dimension = self.axis % len(inputs[0])
+        out = list(inputs[0])
+        for other in inputs[1:]:
+            for position, axis in enumerate(other):
+                if position != dimension:
+                    c.same(out[position], axis)
+        out[dimension] = total(*(axes[dimension] for axes in inputs))
+        if len(out) == 1:
+            self._entries(c)
+        return [tuple(out)]
+
+    def _entries(self, c: AxisContext) -> None:
+        entries: list[Contents] = []
+        for index in range(len(c.inputs)):
+            part = c.contents(index)
+            if part is None:
+                return
+            entries.append(part)
+        c.set_contents(tuple(entry for part in entries for entry in part))
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.sizes())
+        dimension = self.axis % rank
+        count = next(i for i in range(1 << 30) if not c.has(i))
+        result = [common([c.slab(i, position) for i in range(count)]) for position in range(rank)]
+        sizes = [c.input_sizes(i)[dimension] for i in range(count)]
+        result[dimension] = end_to_end([c.slab(i, dimension) for i in range(count)], sizes)
+        return [tuple(result)]
+
+
+def common(slabs: Sequence[Slab]) -> Slab:
+    """What all slabs agree on."""
+    result = slabs[0]
+    for slab in slabs[1:]:
+        result = np.where(result == slab, result, np.nan)
+    return result
+
+
+def end_to_end(slabs: Sequence[Slab], sizes: Sequence[int]) -> Slab:
+    """One slab after the other; stays one number where all hold the same."""
+    if all(slab.ndim == 0 for slab in slabs) and len({float(slab) for slab in slabs}) == 1:
+        return slabs[0]
+    return np.concatenate([np.broadcast_to(slab, (size,)) for slab, size in zip(slabs, sizes, strict=True)])
+
+
+def section(slab: Slab, start: int, stop: int) -> Slab:
+    return slab if slab.ndim == 0 else slab[start:stop]
+
+
+@dataclass(frozen=True)
+class Split(Rule):
+    """Cuts a dimension into consecutive parts, one output each. ONNX Split: the argument "split"."""
+
+    axis: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        dimension = self.axis % len(x)
+        parts = [c.atom(c.sizes(output)[dimension]) for output in range(c.outputs)]
+        c.same(x[dimension], total(*parts))
+        for index, part in enumerate(parts):
+            c.size_site("split", part, index)
+        return [(*x[:dimension], part, *x[dimension + 1 :]) for part in parts]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.input_sizes(0))
+        dimension = self.axis % rank
+        x = [c.slab(0, position) for position in range(rank)]
+        result, start = [], 0
+        for output in range(c.outputs):
+            stop = start + c.sizes(output)[dimension]
+            result.append((*x[:dimension], section(x[dimension], start, stop), *x[dimension + 1 :]))
+            start = stop
+        return result
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One sliced dimension: indices start, start + step, ... before stop, already within the dimension.
+
+    Args:
+        entry: The position of this dimension's bounds in the lists "starts" and "ends".
+    """
+
+    dimension: int
+    start: int
+    stop: int
+    step: int
+    entry: int
+
+
+@dataclass(frozen=True)
+class Slice(Rule):
+    """Cuts one piece out of each sliced dimension. ONNX Slice: the arguments "starts" and "ends".
+
+    Only steps of 1 follow the units; another step freezes.
+    """
+
+    cuts: tuple[Cut, ...]
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        out = list(x)
+        for cut in self.cuts:
+            axis = x[cut.dimension]
+            if cut.step != 1:
+                c.freeze(axis, "sliced in steps")
+                out[cut.dimension] = c.frozen_atom(c.sizes()[cut.dimension], "sliced in steps")
+            elif (cut.start, cut.stop) != (0, axis.size):
+                before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
+                after = c.atom(axis.size - cut.stop)
+                c.same(axis, total(before, piece, after))
+                c.size_site("starts", before, cut.entry)
+                c.size_site("ends", total(before, piece), cut.entry)
+                out[cut.dimension] = piece
+        if len(x) == 1 and len(self.cuts) == 1 and (contents := c.contents(0)):
+            cut = self.cuts[0]
+            if cut.step > 0:
+                c.set_contents(contents[cut.start : cut.stop : cut.step])
+        return [tuple(out)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        result = [c.slab(0, dimension) for dimension in range(len(c.sizes()))]
+        for cut in self.cuts:
+            if cut.step == 1:
+                result[cut.dimension] = section(result[cut.dimension], cut.start, cut.stop)
+            else:
+                result[cut.dimension] = UNKNOWN
+        return [tuple(result)]
+
+
+@dataclass(frozen=True)
+class Gather(Rule):
+    """Picks entries along a dimension, which is frozen. ONNX Gather: inputs data, indices.
+
+    Args:
+        picks: The indices, where they are constant and data is a list of integers.
+    """
+
+    axis: int
+    picks: tuple[int, ...] | None = None
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        data, indices = c.input(0), c.input(1)
+        dimension = self.axis % len(data)
+        c.freeze(data[dimension], "an indexed axis")
+        if len(data) == 1 and self.picks is not None and (contents := c.contents(0)):
+            c.set_contents(tuple(contents[pick] for pick in self.picks))
+        return [(*data[:dimension], *indices, *data[dimension + 1 :])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.input_sizes(0))
+        dimension = self.axis % rank
+        data = [c.slab(0, position) for position in range(rank)]
+        indices = (UNKNOWN,) * len(c.input_sizes(1))
+        return [(*data[:dimension], *indices, *data[dimension + 1 :])]

@@ -1,0 +1,83 @@
+"""Pooling, resizing and padding: windows over spatial dimensions; batch and channels are carried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, SlabContext, Slabs
+
+__all__ = ["Pad", "Spatial"]
+
+
+@dataclass(frozen=True)
+class Spatial(Rule):
+    """x (N, C, ...) -> (N, C, ...), each channel on its own.
+
+    ONNX pooling operators, Resize, Upsample.
+
+    Args:
+        keeps_constant: Whether a channel that holds one number everywhere still does; where zeros are
+            mixed in (padding that counts), only a channel of zeros does.
+        sizes_input: The input that lists the output's sizes, for Resize.
+    """
+
+    keeps_constant: bool = True
+    sizes_input: int | None = None
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, sizes = c.input(0), c.sizes()
+        for axis in x[2:]:
+            c.freeze(axis, "a spatial dimension")
+        carried = []
+        for axis, size in zip(x[:2], sizes[:2], strict=True):
+            if axis.size != size:
+                c.freeze(axis, "a resized dimension")
+                axis = c.frozen_atom(size, "a resized dimension")
+            carried.append(axis)
+        self._sites(c, (carried[0], carried[1]))
+        spatial = (c.frozen_atom(size, "a spatial dimension") for size in sizes[2:])
+        return [(*carried, *spatial)] * c.outputs
+
+    def _sites(self, c: AxisContext, carried: Axes) -> None:
+        contents = c.contents(self.sizes_input) if self.sizes_input is not None else None
+        if contents is not None and len(contents) == len(c.sizes()):
+            c.size_sites(contents[:2], carried)
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        channel = c.slab(0, 1)
+        if not self.keeps_constant:
+            channel = np.where(channel == 0, 0.0, np.nan)
+        return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))] * c.outputs
+
+
+@dataclass(frozen=True)
+class Pad(Rule):
+    """Dimensions that grow are frozen, the others are carried. ONNX Pad.
+
+    Args:
+        padded: Whether each dimension is padded or cut.
+        zeros: Whether the filling is not taken from the tensor's own edge.
+    """
+
+    padded: tuple[bool, ...]
+    zeros: bool = True
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        result = []
+        for axis, size, padded in zip(c.input(0), c.sizes(), self.padded, strict=True):
+            if padded:
+                c.freeze(axis, "a padded dimension")
+                axis = c.frozen_atom(size, "a padded dimension")
+            result.append(axis)
+        return [tuple(result)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        filling = c.number(2) if c.has(2) else np.array(0.0)
+        result = []
+        for dimension, padded in enumerate(self.padded):
+            slab = UNKNOWN if padded else c.slab(0, dimension)
+            result.append(np.where(slab == filling, slab, np.nan) if self.zeros else slab)
+        return [tuple(result)]

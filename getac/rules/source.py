@@ -1,0 +1,45 @@
+"""Operators whose result depends on sizes, not on numbers: shape, constant of shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from getac.axes.contents import SizeOf
+from getac.rules.base import Axes, AxisContext, Rule, SlabContext, Slabs
+
+__all__ = ["Filled", "ShapeOf"]
+
+
+@dataclass(frozen=True)
+class ShapeOf(Rule):
+    """The sizes of dimensions start <= i < stop, as a list of integers. ONNX Shape."""
+
+    start: int
+    stop: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        c.set_contents(tuple(SizeOf(axis) for axis in c.input(0)[self.start : self.stop]))
+        return [tuple(c.frozen_atom(size, "a list of sizes") for size in c.sizes())]
+
+
+@dataclass(frozen=True)
+class Filled(Rule):
+    """A tensor of given sizes that holds one number. ONNX ConstantOfShape."""
+
+    number: float
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        out = tuple(c.atom(size) for size in c.sizes())
+        contents = c.contents(0)
+        if contents is None:
+            for axis in out:
+                c.freeze(axis, "filled to sizes that are computed in a way that is not followed")
+        else:
+            c.size_sites(contents, out)
+        return [out]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        return [(np.array(self.number),) * len(c.sizes())]
