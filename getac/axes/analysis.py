@@ -84,6 +84,7 @@ class Analysis:
     inference: Inference
     classes: tuple[PruningClass, ...]
     frozen: tuple[FrozenAxis, ...]
+    parameters: frozenset[Hashable]
 
     @property
     def axes(self) -> Mapping[Hashable, Axes]:
@@ -118,10 +119,11 @@ def analyze_view(view: GraphView) -> Analysis:
             for leaf in dict.fromkeys(leaves(axis)):
                 if leaf.size > 1:
                     members.setdefault(leaf, []).append(member)
-    classes, frozen = [], []
+    classes: list[PruningClass] = []
+    frozen: list[FrozenAxis] = []
     for leaf, where in members.items():
         if leaf.frozen is not None:
             frozen.append(FrozenAxis(leaf.size, leaf.frozen, tuple(where)))
         elif any(view.is_float(member.parameter) for member in where):
             classes.append(PruningClass(f"c{len(classes)}", leaf, tuple(where)))
-    return Analysis(view, inference, tuple(classes), tuple(frozen))
+    return Analysis(view, inference, tuple(classes), tuple(frozen), frozenset(view.parameters))

@@ -18,7 +18,19 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Axis", "Freeze", "atom", "freeze", "kept", "leaves", "product", "resolve", "terms", "total", "units"]
+__all__ = [
+    "Axis",
+    "Freeze",
+    "atom",
+    "freeze",
+    "kept",
+    "leaves",
+    "product",
+    "resolve",
+    "terms",
+    "total",
+    "units",
+]
 
 Mask = npt.NDArray[np.bool_]
 

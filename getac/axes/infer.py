@@ -81,6 +81,7 @@ def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Has
         return
     assert node.rule is not None
     outputs = node.rule.axes(context)
+    context.freeze_arguments()
     context.freeze_unfollowed_sizes()
     for value, axes in zip(node.outputs, outputs, strict=False):
         context.set_output(value, axes)
@@ -111,15 +112,19 @@ class Context:
         self._result = result
         self._contents = contents
         self._followed: set[int] = set()
-        self.inputs: Sequence[Axes | None] = [
-            None if value is None else result.axes.get(value) for value in node.inputs
-        ]
+        self._operands: set[int] = set()
+        self.inputs = len(node.inputs)
         self.outputs = len(node.outputs)
 
     def input(self, index: int) -> Axes:
-        axes = self.inputs[index]
+        axes = self.optional_input(index)
         assert axes is not None, f"{self._node.name}: input {index} must be there"
         return axes
+
+    def optional_input(self, index: int) -> Axes | None:
+        value = self._node.inputs[index] if index < self.inputs else None
+        self._operands.add(index)
+        return None if value is None else self._result.axes.get(value)
 
     def sizes(self, output: int = 0) -> tuple[int, ...]:
         sizes = self._view.sizes(self._node.outputs[output])
@@ -177,6 +182,13 @@ class Context:
     def set_contents(self, contents: Contents) -> None:
         self._contents[self._node.outputs[0]] = contents
 
+    def freeze_arguments(self) -> None:
+        """Inputs that the rule took no axes from (scales, indices) keep their form."""
+        for index, value in enumerate(self._node.inputs):
+            if index not in self._operands:
+                for axis in self._result.axes.get(value, ()):
+                    self.freeze(axis, f"an argument of {self._node.operator}")
+
     def freeze_unfollowed_sizes(self) -> None:
         """Sizes that go into arithmetic without a rule: what comes out of it would change with them."""
         for index, value in enumerate(self._node.inputs):
@@ -185,8 +197,9 @@ class Context:
                     self._freeze_entry(entry)
 
     def _freeze_entry(self, entry: Entry) -> None:
-        axes = (entry.axis,) if isinstance(entry, SizeOf) else ()
-        axes = entry.axes if isinstance(entry, Unknown) else axes
+        axes: Axes = (entry.axis,) if isinstance(entry, SizeOf) else ()
+        if isinstance(entry, Unknown):
+            axes = entry.axes
         for axis in axes:
             self.freeze(axis, "its size is used as a number")
 

@@ -147,6 +147,7 @@ class Context:
     def __init__(self, walk: Walk, node: NodeView) -> None:
         self._walk = walk
         self._node = node
+        self.inputs = len(node.inputs)
         self.outputs = len(node.outputs)
 
     def _value(self, index: int) -> Hashable:
@@ -185,7 +186,9 @@ class Context:
         unknown = np.isnan(np.stack(arrays)).any(axis=0) if arrays else np.array(True)
         if unknown.all():
             return UNKNOWN
-        result = np.where(unknown, np.nan, self._run([None if s is None else np.nan_to_num(s) for s in operands]))
+        result = np.where(
+            unknown, np.nan, self._run([None if s is None else np.nan_to_num(s) for s in operands])
+        )
         infinite = ~unknown & ~np.isfinite(result)
         if infinite.any():
             self._walk.not_finite.append((axis, self._node.name))
@@ -206,11 +209,17 @@ class Context:
             return
         slab = self.slab(index, dimension)
         vanishes = (slab == 0) | (weight == 0)
-        if foldable and not self._walk.numbers.masked:
+        if foldable and self._has_own_bias() and not self._walk.numbers.masked:
             vanishes = vanishes | ~np.isnan(slab)
         removable = np.broadcast_to(vanishes, (axis.size,))
-        constants = np.broadcast_to(np.where(vanishes & (weight != 0), np.nan_to_num(slab), 0.0), (axis.size,))
+        constants = np.broadcast_to(
+            np.where(vanishes & (weight != 0), np.nan_to_num(slab), 0.0), (axis.size,)
+        )
         self._walk.contractions.append(Contraction(self._node, axis, removable, constants))
+
+    def _has_own_bias(self) -> bool:
+        """Whether the node's weight and bias are stored, so that a constant can move into the bias."""
+        return all(value is None or value in self._walk.parameters for value in self._node.inputs[1:3])
 
     def merge(self, slabs: Sequence[Slab], sizes: Sequence[int], live: Sequence[bool]) -> Slab:
         """An index of a product is gone if any of its units is.

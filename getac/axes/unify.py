@@ -172,9 +172,7 @@ def _divide(a: Axis, b: Axis, node: str) -> Axis:
     return inner
 
 
-def _freeze_to_common_factor(
-    a: Axis, b: Axis, after_a: deque[Axis], after_b: deque[Axis], node: str
-) -> None:
+def _freeze_to_common_factor(a: Axis, b: Axis, after_a: deque[Axis], after_b: deque[Axis], node: str) -> None:
     """Two products without a common outer factor: freezes both until they have covered the same size."""
     reason = "a reshape splits the axis where its units do not"
     size_a, size_b = a.size, b.size

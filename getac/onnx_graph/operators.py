@@ -40,16 +40,16 @@ class NodeReader:
     def has(self, name: str) -> bool:
         return name in self.node.attributes
 
-    def int(self, name: str, default: int) -> int:
+    def integer(self, name: str, default: int) -> int:
         return self.node.attributes[name].as_int() if self.has(name) else default
 
-    def float(self, name: str, default: float) -> float:
+    def real(self, name: str, default: float) -> float:
         return self.node.attributes[name].as_float() if self.has(name) else default
 
-    def string(self, name: str, default: str) -> str:
+    def text(self, name: str, default: str) -> str:
         return self.node.attributes[name].as_string() if self.has(name) else default
 
-    def ints(self, name: str) -> tuple[int, ...] | None:
+    def integers(self, name: str) -> tuple[int, ...] | None:
         return tuple(self.node.attributes[name].as_ints()) if self.has(name) else None
 
     def input(self, index: int) -> ir.Value | None:
@@ -76,7 +76,7 @@ class NodeReader:
         return sizes
 
     def axis(self, default: int, name: str = "axis", index: int = 0) -> int:
-        return self.int(name, default) % max(self.rank(index), 1)
+        return self.integer(name, default) % max(self.rank(index), 1)
 
 
 Maker = Callable[[NodeReader], Rule]
@@ -99,7 +99,7 @@ def identity(n: NodeReader) -> Rule:
 
 
 def cast(n: NodeReader) -> Rule:
-    target = ir.DataType(n.int("to", ir.DataType.FLOAT))
+    target = ir.DataType(n.integer("to", ir.DataType.FLOAT))
     return Elementwise(operands=1, keeps_integers=target in (ir.DataType.INT32, ir.DataType.INT64))
 
 
@@ -108,17 +108,17 @@ def select(n: NodeReader) -> Rule:
 
 
 def is_padded(n: NodeReader) -> bool:
-    if n.string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if n.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return True
-    return any(n.ints("pads") or ())
+    return any(n.integers("pads") or ())
 
 
 def convolution(n: NodeReader) -> Rule:
-    return Convolution(groups=n.int("group", 1), padded=is_padded(n))
+    return Convolution(groups=n.integer("group", 1), padded=is_padded(n))
 
 
 def transposed_convolution(n: NodeReader) -> Rule:
-    return Convolution(groups=n.int("group", 1), transposed=True)
+    return Convolution(groups=n.integer("group", 1), transposed=True)
 
 
 def matmul(n: NodeReader) -> Rule:
@@ -127,21 +127,21 @@ def matmul(n: NodeReader) -> Rule:
 
 def gemm(n: NodeReader) -> Rule:
     return Gemm(
-        transpose_a=bool(n.int("transA", 0)),
-        transpose_b=bool(n.int("transB", 0)),
-        alpha=n.float("alpha", 1.0),
-        beta=n.float("beta", 1.0),
+        transpose_a=bool(n.integer("transA", 0)),
+        transpose_b=bool(n.integer("transB", 0)),
+        alpha=n.real("alpha", 1.0),
+        beta=n.real("beta", 1.0),
     )
 
 
 def batch_norm(n: NodeReader) -> Rule:
-    if n.int("training_mode", 0):
+    if n.integer("training_mode", 0):
         raise NotConstant("it normalises in training mode")
-    return BatchNorm(epsilon=n.float("epsilon", 1e-5))
+    return BatchNorm(epsilon=n.real("epsilon", 1e-5))
 
 
 def group_norm(n: NodeReader) -> Rule:
-    return GroupNorm(groups=n.int("num_groups", 1))
+    return GroupNorm(groups=n.integer("num_groups", 1))
 
 
 def instance_norm(n: NodeReader) -> Rule:
@@ -157,7 +157,7 @@ def lrn(n: NodeReader) -> Rule:
 
 
 def mean_variance(n: NodeReader) -> Rule:
-    return Normalized(tuple(a % n.rank() for a in n.ints("axes") or (0, 2, 3)), "a normalised axis")
+    return Normalized(tuple(a % n.rank() for a in n.integers("axes") or (0, 2, 3)), "a normalised axis")
 
 
 def along(default: int, reason: str) -> Maker:
@@ -177,14 +177,14 @@ def pool(n: NodeReader) -> Rule:
 
 
 def average_pool(n: NodeReader) -> Rule:
-    return Spatial(keeps_constant=not (n.int("count_include_pad", 0) and is_padded(n)))
+    return Spatial(keeps_constant=not (n.integer("count_include_pad", 0) and is_padded(n)))
 
 
 def resize(n: NodeReader) -> Rule:
-    whole = n.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    whole = n.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     if whole or n.has("axes") or n.rank() < 3:
         raise NotConstant("only resizing of spatial dimensions is followed")
-    return Spatial(keeps_constant=n.string("mode", "nearest") == "nearest", sizes_input=3)
+    return Spatial(keeps_constant=n.text("mode", "nearest") == "nearest", sizes_input=3)
 
 
 def pad(n: NodeReader) -> Rule:
@@ -195,7 +195,7 @@ def pad(n: NodeReader) -> Rule:
     padded = [False] * rank
     for position, axis in enumerate(where):
         padded[axis] = bool(pads[position] or pads[position + len(where)])
-    return Pad(tuple(padded), zeros=n.string("mode", "constant") == "constant")
+    return Pad(tuple(padded), zeros=n.text("mode", "constant") == "constant")
 
 
 def concat(n: NodeReader) -> Rule:
@@ -230,7 +230,7 @@ def gather(n: NodeReader) -> Rule:
 
 
 def reshape(n: NodeReader) -> Rule:
-    return Reshape(shape_input=1, copies_zeros=not n.int("allowzero", 0))
+    return Reshape(shape_input=1, copies_zeros=not n.integer("allowzero", 0))
 
 
 def regroup(n: NodeReader) -> Rule:
@@ -238,7 +238,7 @@ def regroup(n: NodeReader) -> Rule:
 
 
 def transpose(n: NodeReader) -> Rule:
-    return Transpose(n.ints("perm") or tuple(reversed(range(n.rank()))))
+    return Transpose(n.integers("perm") or tuple(reversed(range(n.rank()))))
 
 
 def expand(n: NodeReader) -> Rule:
@@ -248,19 +248,19 @@ def expand(n: NodeReader) -> Rule:
 def reduction(sums: bool = False, keeps_constant: bool = False) -> Maker:
     def make(n: NodeReader) -> Rule:
         dimensions = n.numbers(1)
-        if not dimensions and n.int("noop_with_empty_axes", 0):
+        if not dimensions and n.integer("noop_with_empty_axes", 0):
             return Elementwise(operands=1)
-        return Reduction(dimensions or None, bool(n.int("keepdims", 1)), sums, keeps_constant)
+        return Reduction(dimensions or None, bool(n.integer("keepdims", 1)), sums, keeps_constant)
 
     return make
 
 
 def arg_reduction(n: NodeReader) -> Rule:
-    return Reduction((n.axis(0),), bool(n.int("keepdims", 1)))
+    return Reduction((n.axis(0),), bool(n.integer("keepdims", 1)))
 
 
 def shape(n: NodeReader) -> Rule:
-    start, stop, _ = slice(n.int("start", 0), n.int("end", n.rank())).indices(n.rank())
+    start, stop, _ = slice(n.integer("start", 0), n.integer("end", n.rank())).indices(n.rank())
     return ShapeOf(start, stop)
 
 
@@ -318,6 +318,7 @@ OPERATORS: dict[str, Maker] = table(
         filled: "ConstantOfShape",
     }
 )
+
 
 def rule_of(node: ir.Node, shapes: Shapes) -> Rule | None:
     """The rule of a node, None where there is none or its arguments cannot be normalised."""

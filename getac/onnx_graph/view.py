@@ -45,7 +45,10 @@ class OnnxNode:
 
     @cached_property
     def signature(self) -> Hashable:
-        return (self.operator, tuple(sorted((name, str(a.value)) for name, a in self.node.attributes.items())))
+        return (
+            self.operator,
+            tuple(sorted((name, str(a.value)) for name, a in self.node.attributes.items())),
+        )
 
     @property
     def inputs(self) -> Sequence[Hashable | None]:
@@ -71,7 +74,7 @@ class OnnxNode:
         names = ["" if array is None else f"x{i}" for i, array in enumerate(inputs)]
         node = onnx.helper.make_node(self.node.op_type, names, ["y"], domain=self.node.domain)
         node.attribute.extend(ir.serde.serialize_attribute(a) for a in self.node.attributes.values())
-        return np.asarray(evaluator(node, arrays).run(None, arrays)[0])
+        return np.asarray(evaluator(node, arrays).run(None, arrays)[0])  # type: ignore[index]
 
 
 def evaluator(node: onnx.NodeProto, feeds: Mapping[str, Array]) -> ReferenceEvaluator:

@@ -36,8 +36,8 @@ class AxisContext(Protocol):
     """What a rule may ask and state while it contributes its equations."""
 
     @property
-    def inputs(self) -> Sequence[Axes | None]:
-        """The axes of each input; None where an optional input is absent."""
+    def inputs(self) -> int:
+        """How many inputs the node lists."""
         ...
 
     @property
@@ -50,7 +50,14 @@ class AxisContext(Protocol):
         ...
 
     def input(self, index: int) -> Axes:
-        """The axes of an input that must be there."""
+        """The axes of an input that must be there.
+
+        Inputs that a rule does not ask for are arguments, not operands: their axes are frozen.
+        """
+        ...
+
+    def optional_input(self, index: int) -> Axes | None:
+        """The axes of an input, None where it is absent."""
         ...
 
     def atom(self, size: int, label: str = "") -> Axis: ...
@@ -97,6 +104,11 @@ class SlabContext(Protocol):
     its slices hold, and is "masked equals sliced" true? And in the model as it stands: which units hold
     the same number whatever the input, so that they may go without changing the function?
     """
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs the node lists."""
+        ...
 
     @property
     def outputs(self) -> int: ...

@@ -40,8 +40,8 @@ class Convolution(Rule):
         x, weight = c.input(0), c.input(1)
         into, out = self._transposed_axes(c, weight) if self.transposed else self._axes(c, weight)
         c.same(x[1], into)
-        if len(c.inputs) > 2 and c.inputs[2] is not None:
-            c.same(out, c.input(2)[0])
+        if bias := c.optional_input(2):
+            c.same(out, bias[0])
         for axis in x[2:]:
             c.freeze(axis, "a spatial dimension")
         for axis in weight[2:]:
@@ -162,8 +162,8 @@ class Gemm(Rule):
         inner_b, columns = reversed(b) if self.transpose_b else b
         c.same(inner_a, inner_b)
         out = (rows, columns)
-        if len(c.inputs) > 2 and c.inputs[2] is not None:
-            broadcast(c, [out, c.input(2)], c.sizes())
+        if bias := c.optional_input(2):
+            broadcast(c, [out, bias], c.sizes())
         return [out]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:

@@ -31,9 +31,7 @@ def broadcast(c: AxisContext, inputs: Sequence[Axes], sizes: tuple[int, ...]) ->
                 result[position] = axis
             else:
                 c.same(known, axis)
-    return tuple(
-        axis if axis is not None else c.atom(size) for axis, size in zip(result, sizes, strict=True)
-    )
+    return tuple(axis if axis is not None else c.atom(size) for axis, size in zip(result, sizes, strict=True))
 
 
 def operand(c: SlabContext, index: int, position: int, rank: int) -> Slab | None:
@@ -62,7 +60,8 @@ class Elementwise(Rule):
     keeps_integers: bool = False
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
-        inputs = [axes for axes in c.inputs[: self.operands] if axes is not None]
+        count = self.operands if self.operands is not None else c.inputs
+        inputs = [axes for i in range(count) if (axes := c.optional_input(i)) is not None]
         if self.keeps_integers and (contents := c.contents(0)):
             c.set_contents(contents)
         return [broadcast(c, inputs, c.sizes())] * c.outputs
@@ -72,21 +71,13 @@ class Elementwise(Rule):
         return [tuple(self._slab(c, position, rank) for position in range(rank))] * c.outputs
 
     def _slab(self, c: SlabContext, position: int, rank: int) -> Slab:
-        count = self.operands if self.operands is not None else sum(1 for _ in iter_inputs(c))
+        count = self.operands if self.operands is not None else c.inputs
         operands = [operand(c, index, position, rank) for index in range(count)]
         result = c.evaluate(position, operands)
         if self.absorbing:
             for slab in operands:
                 result = result if slab is None else np.where(slab == 0, 0.0, result)
         return result
-
-
-def iter_inputs(c: SlabContext) -> Sequence[int]:
-    """The positions of the inputs that are there; element-wise operators have them in front."""
-    index = 0
-    while c.has(index):
-        index += 1
-    return range(index)
 
 
 @dataclass(frozen=True)

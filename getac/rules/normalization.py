@@ -72,8 +72,9 @@ class LayerNorm(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
         normalized = x[self.axis % len(x) :]
-        for parameters in c.inputs[1:]:
-            for axis, parameter in zip(reversed(normalized), reversed(parameters or ()), strict=False):
+        for index in range(1, c.inputs):
+            parameters = c.optional_input(index) or ()
+            for axis, parameter in zip(reversed(normalized), reversed(parameters), strict=False):
                 c.same(axis, parameter)
         for axis in normalized:
             c.freeze(axis, "a normalised axis")

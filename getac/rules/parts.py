@@ -21,7 +21,7 @@ class Concat(Rule):
     axis: int
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
-        inputs = [c.input(i) for i in range(len(c.inputs))]
+        inputs = [c.input(i) for i in range(c.inputs)]
         dimension = self.axis % len(inputs[0])
         out = list(inputs[0])
         for other in inputs[1:]:
@@ -35,7 +35,7 @@ class Concat(Rule):
 
     def _entries(self, c: AxisContext) -> None:
         entries: list[Contents] = []
-        for index in range(len(c.inputs)):
+        for index in range(c.inputs):
             part = c.contents(index)
             if part is None:
                 return
@@ -45,10 +45,11 @@ class Concat(Rule):
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.sizes())
         dimension = self.axis % rank
-        count = next(i for i in range(1 << 30) if not c.has(i))
-        result = [common([c.slab(i, position) for i in range(count)]) for position in range(rank)]
-        sizes = [c.input_sizes(i)[dimension] for i in range(count)]
-        result[dimension] = end_to_end([c.slab(i, dimension) for i in range(count)], sizes)
+        sizes = [c.input_sizes(i)[dimension] for i in range(c.inputs)]
+        result = []
+        for position in range(rank):
+            parts = [c.slab(i, position) for i in range(c.inputs)]
+            result.append(end_to_end(parts, sizes) if position == dimension else common(parts))
         return [tuple(result)]
 
 

@@ -1,0 +1,71 @@
+"""Channel counts that onnxruntime's kernels like.
+
+Measured on AVX512-VNNI: int8 convolutions want multiples of 4 (61 channels are slower than 64), float and
+depthwise ones multiples of 16; linear layers take any width. An unaligned pruned model can be slower than
+the dense one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from getac.axes.analysis import Analysis, PruningClass
+from getac.axes.axis import Axis, leaves, units
+from getac.rules.contraction import Convolution, Gemm, MatMul
+
+__all__ = ["unit_multiples"]
+
+INTEGER_CONVOLUTION = 4
+FLOAT_CONVOLUTION = 16
+DEPTHWISE_CONVOLUTION = 16
+LINEAR = 1
+
+
+def unit_multiples(analysis: Analysis, align: int | None, integer: bool) -> Mapping[Axis, int]:
+    """Class atom -> the multiple that the number of its kept units should be.
+
+    Args:
+        align: Channel multiple for every layer; None: what each layer's kernel likes.
+        integer: Whether convolutions will run on integers.
+    """
+    result = {one.atom: 1 for one in analysis.classes}
+    for axis, channels in channel_axes(analysis, integer):
+        wanted = align if align is not None else channels
+        for leaf in dict.fromkeys(leaves(axis)):
+            if leaf in result:
+                result[leaf] = math.lcm(result[leaf], unit_multiple(axis, leaf, wanted))
+    return result
+
+
+def channel_axes(analysis: Analysis, integer: bool) -> Iterator[tuple[Axis, int]]:
+    """The channel axes of all layers with weights, and the multiple that each kernel likes."""
+    for node in analysis.view.nodes:
+        rule, weight = node.rule, node.inputs[1] if len(node.inputs) > 1 else None
+        axes = analysis.axes.get(weight)
+        if axes is None or weight not in analysis.parameters:
+            continue
+        if isinstance(rule, Convolution):
+            for axis in (analysis.axes[node.inputs[0]][1], analysis.axes[node.outputs[0]][1]):
+                yield axis, convolution_multiple(rule, axis.size, integer)
+        elif isinstance(rule, Gemm | MatMul):
+            for axis in axes:
+                yield axis, LINEAR
+
+
+def convolution_multiple(rule: Convolution, channels: int, integer: bool) -> int:
+    if rule.groups == channels:
+        return DEPTHWISE_CONVOLUTION
+    return INTEGER_CONVOLUTION if integer and not rule.transposed else FLOAT_CONVOLUTION
+
+
+def unit_multiple(axis: Axis, leaf: Axis, channels: int) -> int:
+    """How many units make a multiple of `channels` channels, where each unit owns several of them."""
+    owners = units(axis, leaf)
+    width = sum(int((owner >= 0).sum()) for owner in owners) // leaf.size
+    return channels // math.gcd(channels, width)
+
+
+def allowed_counts(one: PruningClass, multiple: int) -> list[int]:
+    """The unit counts that a class may keep: its own, and smaller multiples; never none."""
+    return sorted({one.size, *range(multiple, one.size, multiple)})

@@ -1,0 +1,109 @@
+"""Small edits of ONNX graphs that several passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+__all__ = ["Array", "add_initializer", "array_of", "is_stored", "own_input", "replace_tensor", "unique_name"]
+
+Array = npt.NDArray[Any]
+
+
+def is_stored(value: ir.Value | None) -> bool:
+    """Whether the value is a stored tensor of the graph."""
+    return value is not None and value.is_initializer() and value.const_value is not None
+
+
+def array_of(value: ir.Value | None) -> Array:
+    """The numbers of a stored tensor."""
+    assert value is not None and value.const_value is not None
+    return value.const_value.numpy()
+
+
+def unique_name(graph: ir.Graph, wish: str, taken: set[str] | None = None) -> str:
+    """A name that no value of the graph has; `taken` avoids a walk over the graph where many are made."""
+    names = taken if taken is not None else value_names(graph)
+    name, count = wish, 0
+    while name in names:
+        count += 1
+        name = f"{wish}_{count}"
+    names.add(name)
+    return name
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """The names of all values of a graph and its subgraphs."""
+    names = {value.name for value in [*graph.inputs, *graph.initializers.values()] if value.name}
+    for node in graph.all_nodes():
+        names.update(value.name for value in node.outputs if value.name)
+    return names
+
+
+def add_initializer(graph: ir.Graph, wish: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
+    """Stores a tensor under a free name close to the wish."""
+    name = wish if wish not in graph.initializers else unique_name(graph, wish)
+    tensor = ir.tensor(array, dtype=dtype, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def replace_tensor(value: ir.Value, array: Array) -> None:
+    """Gives a stored tensor other numbers, of the same type."""
+    assert value.const_value is not None
+    value.const_value = ir.tensor(array, dtype=value.const_value.dtype, name=value.name)
+    value.shape = ir.Shape(array.shape)
+
+
+def own_input(node: ir.Node, index: int) -> ir.Value:
+    """The stored tensor of a node's input, which no other use shares: a copy where one does."""
+    value, graph = node.inputs[index], node.graph
+    assert value is not None and isinstance(graph, ir.Graph)
+    if len(value.uses()) == 1:
+        return value
+    copy = add_initializer(
+        graph, f"{value.name}_of_{node.name or node.op_type}", array_of(value), value.dtype
+    )
+    node.replace_input_with(index, copy)
+    return copy
+
+
+def set_input(node: ir.Node, index: int, value: ir.Value | None) -> None:
+    """Sets an input, adding absent ones before it."""
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, value)
+
+
+def insert_after(node: ir.Node, new: ir.Node) -> None:
+    """Puts a node behind another one and gives it all other uses of that one's output."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    output = node.outputs[0]
+    uses = [(user, index) for user, index in output.uses() if user is not new]
+    graph.insert_after(node, new)
+    for user, index in uses:
+        user.replace_input_with(index, new.outputs[0])
+    if output.is_graph_output():
+        swap_output_name(graph, output, new.outputs[0])
+
+
+def swap_output_name(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Makes `new` the graph output that `old` was, under the same name."""
+    position = list(graph.outputs).index(old)
+    new.type, new.shape = old.type, old.shape
+    name = old.name
+    old.name = unique_name(graph, f"{name}_before")
+    new.name = name
+    graph.outputs[position] = new
+
+
+def consumers(value: ir.Value) -> Sequence[ir.Node]:
+    """The nodes that read a value, each once."""
+    return list(dict.fromkeys(node for node, _ in value.uses()))

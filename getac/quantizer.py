@@ -1,0 +1,99 @@
+"""The quantizer record: one description for every way of rounding a tensor to a lattice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from getac.errors import BadInputError
+
+__all__ = ["Quantizer"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Rounds to the lattice {step * k : low <= k <= high}, ties to even.
+
+        x_Q = step * clip(round(x / step), low, high)
+
+    A symmetric b-bit quantizer has -low = high = 2^(b-1) - 1; an unsigned one has low = 0. Where the
+    integers are stored (which zero point, which type) is the writer's choice and not part of the record.
+
+    Args:
+        step: d, the distance of two lattice points: shape () or, with `axis`, (size of that axis,). Positive.
+        low: The least integer.
+        high: The greatest integer.
+        axis: The dimension that has a step of its own per index; None: one step for the whole tensor.
+    """
+
+    step: Floats
+    low: int
+    high: int
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.step).all() and (self.step > 0).all()):
+            raise BadInputError(
+                "a quantizer has a step that is not a positive number",
+                found=f"steps from {self.step.min()} to {self.step.max()}",
+                hint="re-export the model; a layer with all-zero weights may have been given the step 0",
+            )
+
+    @property
+    def bits(self) -> int:
+        """The least number of bits that holds all of the lattice's integers."""
+        return max(int(np.ceil(np.log2(self.high - self.low + 1))), 1)
+
+    @property
+    def signed(self) -> bool:
+        return self.low < 0
+
+    def steps_for(self, rank: int) -> Floats:
+        """The steps, shaped to broadcast against a tensor of the given rank."""
+        if self.axis is None:
+            return self.step
+        return self.step.reshape([-1 if i == self.axis else 1 for i in range(rank)])
+
+    def integers(self, x: Floats) -> npt.NDArray[np.int32]:
+        """round(x / step), clipped to the lattice."""
+        scaled = np.rint(x / self.steps_for(x.ndim))
+        integers: npt.NDArray[np.int32] = np.clip(scaled, self.low, self.high).astype(np.int32)
+        return integers
+
+    def quantize(self, x: Floats) -> Floats:
+        """x_Q, in float32."""
+        return self.integers(x).astype(np.float32) * self.steps_for(x.ndim)
+
+    def take(self, kept: npt.NDArray[np.bool_], dimension: int) -> Quantizer:
+        """The quantizer of a tensor that keeps the marked indices of one of its dimensions."""
+        return replace(self, step=self.step[kept]) if self.axis == dimension else self
+
+    @classmethod
+    def symmetric(cls, maximum: npt.NDArray[np.generic], bits: int, axis: int | None = None) -> Quantizer:
+        """The b-bit quantizer whose outermost points are +-maximum (per index of `axis`).
+
+        d = q_m / (2^(b-1) - 1), equation (3) of arXiv 2502.16638 at t = 1. Where the maximum is zero, any
+        step does; it is 1.
+        """
+        high = 2 ** (bits - 1) - 1
+        step = np.asarray(maximum, dtype=np.float32) / np.float32(high)
+        return cls(np.where(step > 0, step, np.float32(1)).astype(np.float32), -high, high, axis)
+
+    @classmethod
+    def ranged(cls, lowest: float, highest: float, bits: int) -> Quantizer:
+        """The b-bit quantizer of activations whose lattice spans two numbers and contains 0.
+
+        All 2^b integers are used: 0 ... 2^b - 1 where nothing is negative (a Relu is then implied by the
+        clipping), shifted down by a zero point otherwise.
+        """
+        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+        levels = 2**bits - 1
+        step = np.float32((highest - lowest) / levels)
+        if not step > 0:
+            step = np.float32(1)
+        zero_point = int(np.clip(np.rint(-lowest / float(step)), 0, levels))
+        return cls(np.asarray(step, dtype=np.float32), -zero_point, levels - zero_point)

@@ -1,0 +1,27 @@
+"""The passes, and the pipelines that put them in order."""
+
+from __future__ import annotations
+
+from getac.passes.choose_units import ChooseUnits
+from getac.passes.fold_batch_norm import FoldBatchNorm
+from getac.passes.fold_quantizers import FoldQuantizers
+from getac.passes.infer_axes import InferAxes
+from getac.passes.infer_shapes import InferShapes
+from getac.passes.remove_dead import RemoveDead
+from getac.passes.slice_units import SliceUnits
+from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
+
+__all__ = [
+    "ChooseUnits",
+    "Fact",
+    "FoldBatchNorm",
+    "FoldQuantizers",
+    "InferAxes",
+    "InferShapes",
+    "Pass",
+    "Pipeline",
+    "Refusal",
+    "RemoveDead",
+    "SliceUnits",
+    "State",
+]

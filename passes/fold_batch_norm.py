@@ -1,0 +1,117 @@
+"""fold-batch-norm: a batch normalisation behind its own convolution or Gemm becomes part of its weights.
+
+before   y = BatchNorm(Conv(x, W, b); gamma, beta, mean, var)
+after    y = Conv(x, s W, s (b - mean) + beta)      s = gamma / sqrt(var + epsilon), per output channel
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from getac.onnx_graph.edit import add_initializer, array_of, is_stored, own_input, replace_tensor, set_input
+from getac.pipeline import Fact, Refusal, State
+
+__all__ = ["FoldBatchNorm"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm:
+    """Folds inference-mode BatchNormalization into the convolution or Gemm that feeds nothing else."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
+    gives: ClassVar[frozenset[Fact]] = frozenset({Fact.BATCH_NORMS_FOLDED})
+    keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
+
+    def run(self, state: State) -> None:
+        for node in list(state.model.graph):
+            if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+                continue
+            reason = why_not(node, state)
+            if reason is None:
+                fold(node)
+            else:
+                state.refuse(self.name, Refusal(node.name or "BatchNormalization", reason))
+
+
+def why_not(norm: ir.Node, state: State) -> str | None:
+    """Why a batch normalisation cannot be folded; None if it can."""
+    layer = norm.inputs[0].producer() if norm.inputs[0] is not None else None
+    if layer is None or layer.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+        return f"it follows {layer.op_type if layer else 'a graph input'}, not a convolution or Gemm"
+    if len(layer.outputs[0].uses()) != 1 or layer.outputs[0].is_graph_output():
+        return f"the output of {layer.name} is also used elsewhere"
+    stored = [*layer.inputs[1:], *norm.inputs[1:]]
+    if not all(value is None or is_stored(value) for value in stored):
+        return "a parameter is computed when the graph runs"
+    if any(value in state.quantizers for value in [*layer.inputs, layer.outputs[0]]):
+        return f"{layer.name} is already quantized"
+    if len(norm.outputs) > 1 or norm.attributes.get_int("training_mode", 0) == 1:
+        return "it normalises in training mode"
+    return None
+
+
+def fold(norm: ir.Node) -> None:
+    assert norm.inputs[0] is not None
+    layer = norm.inputs[0].producer()
+    assert layer is not None and isinstance(layer.graph, ir.Graph)
+    gamma, beta, mean, var = (array_of(value).astype(np.float64) for value in norm.inputs[1:5])
+    scale = gamma / np.sqrt(var + norm.attributes.get_float("epsilon", 1e-5))
+    weight = own_input(layer, 1)
+    old = array_of(weight)
+    replace_tensor(weight, scaled_weight(layer, old, scale).astype(old.dtype))
+    bias = bias_of(layer, scale.size)
+    set_bias(layer, (scale * (bias - mean) + beta).astype(old.dtype))
+    take_over_output(layer, norm)
+
+
+def scaled_weight(layer: ir.Node, weight: npt.NDArray[np.generic], scale: Floats) -> Floats:
+    """The weight with every output channel multiplied by its scale."""
+    wide = np.asarray(weight, dtype=np.float64)
+    if layer.op_type == "Conv":
+        return wide * scale.reshape(-1, *[1] * (wide.ndim - 1))
+    if layer.op_type == "Gemm":
+        return wide * (scale[:, None] if layer.attributes.get_int("transB", 0) else scale[None, :])
+    groups = layer.attributes.get_int("group", 1)  # ConvTranspose: (groups x in, out, ...)
+    per_group = wide.reshape(groups, -1, *wide.shape[1:])
+    ones = [1] * (wide.ndim - 2)
+    return (per_group * scale.reshape(groups, 1, -1, *ones)).reshape(wide.shape)
+
+
+def bias_of(layer: ir.Node, channels: int) -> Floats:
+    if len(layer.inputs) < 3 or layer.inputs[2] is None:
+        return np.zeros(channels)
+    beta = layer.attributes.get_float("beta", 1.0) if layer.op_type == "Gemm" else 1.0
+    return np.broadcast_to(beta * array_of(layer.inputs[2]).astype(np.float64).reshape(-1), (channels,))
+
+
+def set_bias(layer: ir.Node, bias: npt.NDArray[np.generic]) -> None:
+    assert isinstance(layer.graph, ir.Graph) and layer.inputs[1] is not None
+    if layer.op_type == "Gemm" and "beta" in layer.attributes:
+        layer.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
+    if len(layer.inputs) > 2 and layer.inputs[2] is not None and layer.inputs[2].shape == bias.shape:
+        replace_tensor(own_input(layer, 2), bias)
+    else:
+        set_input(layer, 2, add_initializer(layer.graph, f"{layer.inputs[1].name}.folded_bias", bias))
+
+
+def take_over_output(layer: ir.Node, norm: ir.Node) -> None:
+    """The layer produces what the normalisation did, under its name."""
+    graph = norm.graph
+    assert isinstance(graph, ir.Graph)
+    before, after = layer.outputs[0], norm.outputs[0]
+    name, was_output = after.name, after.is_graph_output()
+    for user, index in list(after.uses()):
+        user.replace_input_with(index, before)
+    if was_output:
+        graph.outputs[list(graph.outputs).index(after)] = before
+    before.type, before.shape = after.type or before.type, after.shape or before.shape
+    graph.remove(norm, safe=True)
+    before.name = name

@@ -1,0 +1,198 @@
+"""fold-quantizers: QuantizeLinear / DequantizeLinear pairs become records on values.
+
+    before   x -> QuantizeLinear -> DequantizeLinear -> consumers      W_int -> DequantizeLinear -> consumers
+    after    x (record) -> consumers                                   W (record) -> consumers
+
+The graph then has one node per layer, as the analysis wants it. A value that is also read without its
+quantizer keeps both readings apart behind an Identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from getac.errors import BadInputError
+from getac.onnx_graph.edit import Array, add_initializer, array_of, is_stored, replace_tensor, unique_name
+from getac.pipeline import Fact, Refusal, State
+from getac.quantizer import Quantizer
+
+__all__ = ["FoldQuantizers"]
+
+RANGES = {
+    ir.DataType.INT4: (-8, 7),
+    ir.DataType.UINT4: (0, 15),
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT16: (-(2**15), 2**15 - 1),
+    ir.DataType.UINT16: (0, 2**16 - 1),
+    ir.DataType.INT32: (-(2**31), 2**31 - 1),
+}
+
+
+class Refused(Exception):
+    """Why a Q or DQ node stays."""
+
+
+@dataclass(frozen=True)
+class FoldQuantizers:
+    """Folds per-tensor and per-channel Q/DQ pairs of integers up to 16 bits, and INT32 biases."""
+
+    name: ClassVar[str] = "fold-quantizers"
+    needs: ClassVar[frozenset[Fact]] = frozenset()
+    gives: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
+    keeps: ClassVar[frozenset[Fact]] = frozenset()
+
+    def run(self, state: State) -> None:
+        for node in list(state.model.graph):
+            if node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
+                continue
+            try:
+                if is_stored(node.inputs[0]):
+                    fold_stored(node, state)
+                else:
+                    fold_pair(node, state)
+            except Refused as refused:
+                state.refuse(self.name, Refusal(node.name or node.op_type, str(refused), "it stays as it is"))
+
+
+def fold_stored(node: ir.Node, state: State) -> None:
+    """A stored tensor of integers becomes one of floats, with a record."""
+    integers, output = node.inputs[0], node.outputs[0]
+    assert integers is not None and integers.dtype is not None and isinstance(node.graph, ir.Graph)
+    quantizer = record_of(node, integers.dtype, rank=len(array_of(integers).shape))
+    scale = array_of(node.inputs[1])
+    zero = (
+        array_of(node.inputs[2]).astype(np.int64).reshape(-1)[:1] if has(node, 2) else np.zeros(1, np.int64)
+    )
+    numbers = (array_of(integers).astype(np.int64) - zero).astype(np.float32)
+    values = (numbers * quantizer.steps_for(numbers.ndim)).astype(scale.dtype)
+    stored = add_initializer(node.graph, f"{integers.name}.float", values)
+    if integers.dtype is not ir.DataType.INT32:  # a bias takes the scale of its layer when it is lowered
+        state.quantizers[stored] = quantizer
+    replace_and_remove(node, output, stored)
+
+
+def fold_pair(node: ir.Node, state: State) -> None:
+    """A value that is rounded and restored keeps its record."""
+    stored = node.inputs[0]
+    quantize = stored.producer() if stored is not None else None
+    if quantize is None or quantize.op_type != "QuantizeLinear" or stored is None:
+        raise Refused("it does not follow a QuantizeLinear")
+    x = quantize.inputs[0]
+    assert x is not None and isinstance(node.graph, ir.Graph)
+    rank = len(array_of(x).shape) if is_stored(x) else 0
+    if not same_parameters(quantize, node):
+        raise Refused("QuantizeLinear and DequantizeLinear have different scales or zero points")
+    quantizer = record_of(node, integer_type(quantize), rank)
+    if quantizer.axis is not None and not is_stored(x):
+        raise Refused("an activation with a scale per channel")
+    output = node.outputs[0]
+    if output.is_graph_output() or reads_differently(x, quantize, quantizer, state):
+        keep_apart(node, x, quantizer, state)
+        return
+    state.quantizers[x] = quantizer
+    if is_stored(x):
+        replace_tensor(x, quantizer.quantize(array_of(x).astype(np.float32)).astype(array_of(x).dtype))
+    replace_and_remove(node, output, x)
+    if not quantize.outputs[0].uses():
+        node_graph(quantize).remove(quantize, safe=True)
+
+
+def reads_differently(x: ir.Value, quantize: ir.Node, quantizer: Quantizer, state: State) -> bool:
+    """Whether somebody reads the value without this quantizer."""
+    known = state.quantizers.get(x)
+    if known is not None:
+        return not (
+            np.array_equal(known.step, quantizer.step)
+            and (known.low, known.high) == (quantizer.low, quantizer.high)
+        )
+    others = [user for user, _ in x.uses() if user is not quantize and not same_quantizer(user, quantize)]
+    return bool(others) or x.is_graph_output()
+
+
+def same_quantizer(user: ir.Node, quantize: ir.Node) -> bool:
+    return user.op_type == "QuantizeLinear" and same_parameters(user, quantize)
+
+
+def keep_apart(node: ir.Node, x: ir.Value, quantizer: Quantizer, state: State) -> None:
+    """x -> Identity (record) in place of the pair, for a value that is also read unrounded."""
+    graph, output = node_graph(node), node.outputs[0]
+    identity = ir.node("Identity", [x], name=unique_name(graph, f"{x.name}.quantized"))
+    graph.insert_before(node, identity)
+    name = output.name
+    identity.outputs[0].type = x.type
+    state.quantizers[identity.outputs[0]] = quantizer
+    replace_and_remove(node, output, identity.outputs[0])
+    identity.outputs[0].name = name
+
+
+def replace_and_remove(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+    graph = node_graph(node)
+    for user, index in list(old.uses()):
+        user.replace_input_with(index, new)
+    for position, value in enumerate(graph.outputs):
+        if value is old:
+            new.type, new.shape = old.type, old.shape
+            graph.outputs[position] = new
+    graph.remove(node, safe=True)
+
+
+def node_graph(node: ir.Node) -> ir.Graph:
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
+
+
+def has(node: ir.Node, index: int) -> bool:
+    return len(node.inputs) > index and node.inputs[index] is not None
+
+
+def integer_type(quantize: ir.Node) -> ir.DataType:
+    """The type that a QuantizeLinear rounds to (ONNX version 21: zero point, output_dtype, or UINT8)."""
+    if has(quantize, 2):
+        zero_point = quantize.inputs[2]
+        assert zero_point is not None and zero_point.dtype is not None
+        return zero_point.dtype
+    return ir.DataType(quantize.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+
+
+def parameters(node: ir.Node) -> tuple[Array, Array]:
+    """Scale and zero point of a Q or DQ node."""
+    if not is_stored(node.inputs[1]) or (has(node, 2) and not is_stored(node.inputs[2])):
+        raise Refused("its scale or zero point is computed when the graph runs")
+    scale = array_of(node.inputs[1])
+    return scale, array_of(node.inputs[2]) if has(node, 2) else np.zeros(scale.shape, dtype=np.int64)
+
+
+def same_parameters(first: ir.Node, second: ir.Node) -> bool:
+    pairs = zip(parameters(first), parameters(second), strict=True)
+    axes = {node.attributes.get_int("axis", 1) for node in (first, second)}
+    return all(np.array_equal(a, b) for a, b in pairs) and (len(axes) == 1 or parameters(first)[0].ndim == 0)
+
+
+def record_of(node: ir.Node, dtype: ir.DataType, rank: int) -> Quantizer:
+    """The record of a DequantizeLinear of `rank`-dimensional tensors.
+
+    Raises:
+        Refused: Blocked scales, float8 and other types, zero points that differ between channels.
+    """
+    scale, zero = parameters(node)
+    if dtype not in RANGES:
+        raise Refused(f"quantized to {dtype.name}, of which no record can be made")
+    if node.attributes.get_int("block_size", 0):
+        raise Refused("scales per block")
+    zeros = np.unique(zero.astype(np.int64))
+    if zeros.size > 1:
+        raise Refused("zero points that differ between channels")
+    low, high = RANGES[dtype]
+    shift = int(zeros[0]) if zeros.size else 0
+    per_tensor = scale.size == 1
+    step = scale.astype(np.float32).reshape(() if per_tensor else -1)
+    axis = None if per_tensor else node.attributes.get_int("axis", 1) % max(rank, 1)
+    try:
+        return Quantizer(step, low - shift, high - shift, axis)
+    except BadInputError as error:
+        raise Refused(error.message) from error
