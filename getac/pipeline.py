@@ -8,6 +8,7 @@ whether the graph changed, and drops every fact that a change made stale.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -153,10 +154,10 @@ class Pipeline:
                 found=f"after {', '.join(record.name for record in state.records) or 'no pass'}",
                 hint="add the pass that gives it before this one",
             )
-        before = fingerprint(state.model)
+        before = Snapshot.of(state.model)
         start = time.perf_counter()
         one.run(state)
-        changed = fingerprint(state.model) != before
+        changed = not before.same_as(Snapshot.of(state.model))
         state.records.append(PassRecord(one.name, time.perf_counter() - start, changed))
         if changed:
             state.facts &= one.keeps
@@ -175,14 +176,31 @@ class Pipeline:
                 )
 
 
-def fingerprint(model: ir.Model) -> int:
-    """A number that changes when nodes, edges, attributes or stored tensors of the main graph change."""
-    graph = model.graph
-    parts: list[object] = [tuple(map(id, graph.inputs)), tuple(map(id, graph.outputs))]
-    for node in graph:
-        attributes = tuple((name, id(attribute)) for name, attribute in node.attributes.items())
-        parts.append(
-            (id(node), node.op_type, tuple(map(id, node.inputs)), tuple(map(id, node.outputs)), attributes)
+@dataclass(frozen=True)
+class Snapshot:
+    """Which objects a graph is made of; compared by identity.
+
+    The parts are kept alive, since a new object may get the `id` of a freed one. Stored tensors are held
+    weakly: a pass that replaces weights should not need memory for the old and the new ones.
+    """
+
+    parts: tuple[object, ...]
+    tensors: tuple[weakref.ref[object], ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Snapshot:
+        """Nodes, edges and attributes, subgraphs included, and the stored tensors."""
+        graph = model.graph
+        parts: list[object] = [*graph.inputs, None, *graph.outputs]
+        for node in graph.all_nodes():
+            parts += [node, node.op_type, *node.inputs, None, *node.outputs, *node.attributes.values()]
+        stored = [value for one in model.graphs() for value in one.initializers.values()]
+        tensors = (value if value.const_value is None else value.const_value for value in stored)
+        return cls((*parts, None, *stored), tuple(map(weakref.ref, tensors)))
+
+    def same_as(self, later: Snapshot) -> bool:
+        return (
+            len(self.parts) == len(later.parts)
+            and all(a is b for a, b in zip(self.parts, later.parts, strict=True))
+            and all(a() is b() for a, b in zip(self.tensors, later.tensors, strict=True))
         )
-    parts.extend((name, id(value), id(value.const_value)) for name, value in graph.initializers.items())
-    return hash(tuple(parts))

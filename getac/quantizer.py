@@ -14,9 +14,9 @@ __all__ = ["Quantizer"]
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantizer:
-    """Rounds to the lattice {step * k : low <= k <= high}, ties to even.
+    """Rounds to the lattice {step * k : low <= k <= high}, ties to even. Compared by value.
 
         x_Q = step * clip(round(x / step), low, high)
 
@@ -43,6 +43,15 @@ class Quantizer:
                 hint="re-export the model; a layer with all-zero weights may have been given the step 0",
             )
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Quantizer):
+            return NotImplemented
+        mine, others = (self.low, self.high, self.axis), (other.low, other.high, other.axis)
+        return mine == others and np.array_equal(self.step, other.step)
+
+    def __hash__(self) -> int:
+        return hash((self.low, self.high, self.axis, self.step.tobytes()))
+
     @property
     def bits(self) -> int:
         """The least number of bits that holds all of the lattice's integers."""
@@ -60,7 +69,8 @@ class Quantizer:
 
     def integers(self, x: Floats) -> npt.NDArray[np.int32]:
         """round(x / step), clipped to the lattice."""
-        scaled = np.rint(x / self.steps_for(x.ndim))
+        with np.errstate(over="ignore"):  # a quotient beyond float32 is clipped like any other
+            scaled = np.rint(x / self.steps_for(x.ndim))
         integers: npt.NDArray[np.int32] = np.clip(scaled, self.low, self.high).astype(np.int32)
         return integers
 
@@ -78,10 +88,14 @@ class Quantizer:
 
         d = q_m / (2^(b-1) - 1), equation (3) of arXiv 2502.16638 at t = 1. Where the maximum is zero, any
         step does; it is 1.
+
+        Raises:
+            BadInputError: A maximum is negative or not finite, or there are less than 2 bits.
         """
+        check_bits(bits, least=2)
         high = 2 ** (bits - 1) - 1
         step = np.asarray(maximum, dtype=np.float32) / np.float32(high)
-        return cls(np.where(step > 0, step, np.float32(1)).astype(np.float32), -high, high, axis)
+        return cls(np.where(step == 0, np.float32(1), step).astype(np.float32), -high, high, axis)
 
     @classmethod
     def ranged(cls, lowest: float, highest: float, bits: int) -> Quantizer:
@@ -89,11 +103,25 @@ class Quantizer:
 
         All 2^b integers are used: 0 ... 2^b - 1 where nothing is negative (a Relu is then implied by the
         clipping), shifted down by a zero point otherwise.
+
+        Raises:
+            BadInputError: A number is not finite, or they are further apart than float32 can tell.
         """
+        check_bits(bits, least=1)
+        if not np.isfinite([lowest, highest]).all():
+            raise BadInputError("a range is not finite", found=f"from {lowest} to {highest}")
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
         levels = 2**bits - 1
-        step = np.float32((highest - lowest) / levels)
-        if not step > 0:
+        with np.errstate(over="ignore"):  # an infinite step is refused below
+            step = np.float32((highest - lowest) / levels)
+        if step == 0:
             step = np.float32(1)
         zero_point = int(np.clip(np.rint(-lowest / float(step)), 0, levels))
         return cls(np.asarray(step, dtype=np.float32), -zero_point, levels - zero_point)
+
+
+def check_bits(bits: int, least: int) -> None:
+    if not least <= bits <= 16:
+        raise BadInputError(
+            "a quantizer cannot have this many bits", required=f"{least} to 16 bits", found=str(bits)
+        )

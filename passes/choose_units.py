@@ -105,7 +105,10 @@ class Block:
 
 
 def least_important(analysis: Analysis, sparsity: float, multiples: Mapping[Axis, int]) -> dict[Axis, Mask]:
-    """Removes blocks of least score while that brings the share of removed units nearer to the sparsity."""
+    """Removes blocks of least score while that brings the share of removed units nearer to the sparsity.
+
+    A class whose next block would overshoot is done; classes that go in smaller blocks fill up the share.
+    """
     target = round(sparsity * sum(one.size for one in analysis.classes))
     candidates = [
         block
@@ -113,10 +116,13 @@ def least_important(analysis: Analysis, sparsity: float, multiples: Mapping[Axis
         for block in blocks(one, importance(analysis, one), multiples[one.atom])
     ]
     masks: dict[Axis, Mask] = {}
+    done: set[Axis] = set()
     removed = 0
     for block in sorted(candidates, key=lambda block: block.score):
         if abs(removed + block.units.size - target) >= abs(removed - target):
-            break
+            done.add(block.one.atom)
+        if block.one.atom in done:
+            continue
         mask = masks.setdefault(block.one.atom, np.ones(block.one.size, dtype=np.bool_))
         mask[block.units] = False
         removed += block.units.size

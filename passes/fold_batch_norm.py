@@ -13,12 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from getac.onnx_graph.edit import add_initializer, array_of, is_stored, own_input, replace_tensor, set_input
+from getac.onnx_graph.edit import (
+    Array,
+    add_initializer,
+    array_of,
+    is_stored,
+    own_input,
+    replace_tensor,
+    set_input,
+)
 from getac.pipeline import Fact, Refusal, State
 
 __all__ = ["FoldBatchNorm"]
 
 Floats = npt.NDArray[np.float64]
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -34,42 +44,56 @@ class FoldBatchNorm:
         for node in list(state.model.graph):
             if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
                 continue
-            reason = why_not(node, state)
-            if reason is None:
-                fold(node)
-            else:
+            reason = why_not(node, state) or fold(node, state)
+            if reason is not None:
                 state.refuse(self.name, Refusal(node.name or "BatchNormalization", reason))
 
 
 def why_not(norm: ir.Node, state: State) -> str | None:
     """Why a batch normalisation cannot be folded; None if it can."""
     layer = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-    if layer is None or layer.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+    if layer is None or layer.op_type not in LAYERS or layer.domain not in ("", "ai.onnx"):
         return f"it follows {layer.op_type if layer else 'a graph input'}, not a convolution or Gemm"
+    name = layer.name or layer.op_type
     if len(layer.outputs[0].uses()) != 1 or layer.outputs[0].is_graph_output():
-        return f"the output of {layer.name} is also used elsewhere"
+        return f"the output of {name} is also used elsewhere"
     stored = [*layer.inputs[1:], *norm.inputs[1:]]
     if not all(value is None or is_stored(value) for value in stored):
         return "a parameter is computed when the graph runs"
-    if any(value in state.quantizers for value in [*layer.inputs, layer.outputs[0]]):
-        return f"{layer.name} is already quantized"
+    if any(value in state.quantizers for value in [*layer.inputs[1:], layer.outputs[0]]):
+        return f"{name} is already quantized"
     if len(norm.outputs) > 1 or norm.attributes.get_int("training_mode", 0) == 1:
         return "it normalises in training mode"
     return None
 
 
-def fold(norm: ir.Node) -> None:
+def folded(layer: ir.Node, norm: ir.Node) -> tuple[Array, Array]:
+    """The weight and the bias of the layer that does both, in the weight's type."""
+    gamma, beta, mean, var = (array_of(value).astype(np.float64) for value in norm.inputs[1:5])
+    old = array_of(layer.inputs[1])
+    with np.errstate(all="ignore"):  # what does not come out finite is refused
+        scale = gamma / np.sqrt(var + norm.attributes.get_float("epsilon", 1e-5))
+        bias = scale * (bias_of(layer) - mean) + beta
+        return scaled_weight(layer, old, scale).astype(old.dtype), bias.astype(old.dtype)
+
+
+def fold(norm: ir.Node, state: State) -> str | None:
+    """Folds a batch normalisation, or says why the numbers do not allow it."""
     assert norm.inputs[0] is not None
     layer = norm.inputs[0].producer()
-    assert layer is not None and isinstance(layer.graph, ir.Graph)
-    gamma, beta, mean, var = (array_of(value).astype(np.float64) for value in norm.inputs[1:5])
-    scale = gamma / np.sqrt(var + norm.attributes.get_float("epsilon", 1e-5))
-    weight = own_input(layer, 1)
-    old = array_of(weight)
-    replace_tensor(weight, scaled_weight(layer, old, scale).astype(old.dtype))
-    bias = bias_of(layer, scale.size)
-    set_bias(layer, (scale * (bias - mean) + beta).astype(old.dtype))
+    assert layer is not None
+    weight, bias = folded(layer, norm)
+    if bias.ndim != 1:
+        return f"the bias of {layer.name or layer.op_type} differs from row to row"
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return f"the folded weight or bias of {layer.name or layer.op_type} would not be finite"
+    replace_tensor(own_input(layer, 1), weight)
+    set_bias(layer, bias)
+    quantizer = state.quantizers.pop(norm.outputs[0], None)
+    if quantizer is not None:
+        state.quantizers[layer.outputs[0]] = quantizer
     take_over_output(layer, norm)
+    return None
 
 
 def scaled_weight(layer: ir.Node, weight: npt.NDArray[np.generic], scale: Floats) -> Floats:
@@ -85,11 +109,13 @@ def scaled_weight(layer: ir.Node, weight: npt.NDArray[np.generic], scale: Floats
     return (per_group * scale.reshape(groups, 1, -1, *ones)).reshape(wide.shape)
 
 
-def bias_of(layer: ir.Node, channels: int) -> Floats:
+def bias_of(layer: ir.Node) -> Floats:
+    """What the layer adds to each output channel, to be broadcast; a Gemm's may be a matrix."""
     if len(layer.inputs) < 3 or layer.inputs[2] is None:
-        return np.zeros(channels)
-    beta = layer.attributes.get_float("beta", 1.0) if layer.op_type == "Gemm" else 1.0
-    return np.broadcast_to(beta * array_of(layer.inputs[2]).astype(np.float64).reshape(-1), (channels,))
+        return np.zeros(1)
+    bias = array_of(layer.inputs[2]).astype(np.float64)
+    bias = bias.reshape(-1) if bias.shape[:-1] in ((), (1,)) else bias
+    return bias * (layer.attributes.get_float("beta", 1.0) if layer.op_type == "Gemm" else 1.0)
 
 
 def set_bias(layer: ir.Node, bias: npt.NDArray[np.generic]) -> None:

@@ -32,6 +32,8 @@ RANGES = {
     ir.DataType.INT32: (-(2**31), 2**31 - 1),
 }
 
+DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime's own, for types that ONNX took up in version 21
+
 
 class Refused(Exception):
     """Why a Q or DQ node stays."""
@@ -48,7 +50,7 @@ class FoldQuantizers:
 
     def run(self, state: State) -> None:
         for node in list(state.model.graph):
-            if node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
+            if node.op_type != "DequantizeLinear" or node.domain not in DOMAINS:
                 continue
             try:
                 if is_stored(node.inputs[0]):
@@ -63,12 +65,11 @@ def fold_stored(node: ir.Node, state: State) -> None:
     """A stored tensor of integers becomes one of floats, with a record."""
     integers, output = node.inputs[0], node.outputs[0]
     assert integers is not None and integers.dtype is not None and isinstance(node.graph, ir.Graph)
-    quantizer = record_of(node, integers.dtype, rank=len(array_of(integers).shape))
-    scale = array_of(node.inputs[1])
-    zero = (
-        array_of(node.inputs[2]).astype(np.int64).reshape(-1)[:1] if has(node, 2) else np.zeros(1, np.int64)
-    )
-    numbers = (array_of(integers).astype(np.int64) - zero).astype(np.float32)
+    if output.is_graph_output():
+        raise Refused("a stored tensor is an output of the graph")
+    quantizer = record_of(node, integers.dtype, array_of(integers).shape)
+    scale, zero = parameters(node)
+    numbers = (array_of(integers).astype(np.int64) - zero.astype(np.int64).reshape(-1)[:1]).astype(np.float32)
     values = (numbers * quantizer.steps_for(numbers.ndim)).astype(scale.dtype)
     stored = add_initializer(node.graph, f"{integers.name}.float", values)
     if integers.dtype is not ir.DataType.INT32:  # a bias takes the scale of its layer when it is lowered
@@ -80,42 +81,58 @@ def fold_pair(node: ir.Node, state: State) -> None:
     """A value that is rounded and restored keeps its record."""
     stored = node.inputs[0]
     quantize = stored.producer() if stored is not None else None
-    if quantize is None or quantize.op_type != "QuantizeLinear" or stored is None:
+    if quantize is None or stored is None or not is_quantize(quantize):
         raise Refused("it does not follow a QuantizeLinear")
     x = quantize.inputs[0]
     assert x is not None and isinstance(node.graph, ir.Graph)
-    rank = len(array_of(x).shape) if is_stored(x) else 0
     if not same_parameters(quantize, node):
         raise Refused("QuantizeLinear and DequantizeLinear have different scales or zero points")
-    quantizer = record_of(node, integer_type(quantize), rank)
-    if quantizer.axis is not None and not is_stored(x):
-        raise Refused("an activation with a scale per channel")
+    quantizer = record_of(node, integer_type(quantize), array_of(x).shape if is_stored(x) else None)
     output = node.outputs[0]
-    if output.is_graph_output() or reads_differently(x, quantize, quantizer, state):
+    apart = output.is_graph_output() or reads_differently(x, quantize, quantizer, state)
+    if is_stored(x) and not output.is_graph_output():
+        replace_and_remove(node, output, rounded_tensor(node, x, quantizer, apart, state))
+    elif apart:
         keep_apart(node, x, quantizer, state)
-        return
-    state.quantizers[x] = quantizer
-    if is_stored(x):
-        replace_tensor(x, quantizer.quantize(array_of(x).astype(np.float32)).astype(array_of(x).dtype))
-    replace_and_remove(node, output, x)
-    if not quantize.outputs[0].uses():
+    else:
+        state.quantizers[x] = quantizer
+        replace_and_remove(node, output, x)
+    if not (stored.uses() or stored.is_graph_output()):
         node_graph(quantize).remove(quantize, safe=True)
+
+
+def rounded_tensor(node: ir.Node, x: ir.Value, quantizer: Quantizer, apart: bool, state: State) -> ir.Value:
+    """A stored tensor of floats that lie on the lattice: x itself, or a copy where x is also read unrounded."""
+    array = array_of(x)
+    values = quantizer.quantize(array.astype(np.float32)).astype(array.dtype)
+    if apart:
+        x = add_initializer(node_graph(node), f"{x.name}.quantized", values)
+    else:
+        replace_tensor(x, values)
+    state.quantizers[x] = quantizer
+    return x
 
 
 def reads_differently(x: ir.Value, quantize: ir.Node, quantizer: Quantizer, state: State) -> bool:
     """Whether somebody reads the value without this quantizer."""
     known = state.quantizers.get(x)
     if known is not None:
-        return not (
-            np.array_equal(known.step, quantizer.step)
-            and (known.low, known.high) == (quantizer.low, quantizer.high)
-        )
+        return known != quantizer
     others = [user for user, _ in x.uses() if user is not quantize and not same_quantizer(user, quantize)]
     return bool(others) or x.is_graph_output()
 
 
+def is_quantize(node: ir.Node) -> bool:
+    return node.op_type == "QuantizeLinear" and node.domain in DOMAINS
+
+
 def same_quantizer(user: ir.Node, quantize: ir.Node) -> bool:
-    return user.op_type == "QuantizeLinear" and same_parameters(user, quantize)
+    return (
+        is_quantize(user)
+        and has_stored_parameters(user)
+        and integer_type(user) is integer_type(quantize)
+        and same_parameters(user, quantize)
+    )
 
 
 def keep_apart(node: ir.Node, x: ir.Value, quantizer: Quantizer, state: State) -> None:
@@ -159,40 +176,53 @@ def integer_type(quantize: ir.Node) -> ir.DataType:
     return ir.DataType(quantize.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
 
 
+def has_stored_parameters(node: ir.Node) -> bool:
+    return is_stored(node.inputs[1]) and (not has(node, 2) or is_stored(node.inputs[2]))
+
+
 def parameters(node: ir.Node) -> tuple[Array, Array]:
-    """Scale and zero point of a Q or DQ node."""
-    if not is_stored(node.inputs[1]) or (has(node, 2) and not is_stored(node.inputs[2])):
+    """Scale and zero point of a Q or DQ node; shape () where there is one for the whole tensor."""
+    if not has_stored_parameters(node):
         raise Refused("its scale or zero point is computed when the graph runs")
     scale = array_of(node.inputs[1])
-    return scale, array_of(node.inputs[2]) if has(node, 2) else np.zeros(scale.shape, dtype=np.int64)
+    zero = array_of(node.inputs[2]) if has(node, 2) else np.zeros(scale.shape, dtype=np.int64)
+    return (scale.reshape(()), zero.reshape(-1)[:1].reshape(())) if scale.size == 1 else (scale, zero)
 
 
 def same_parameters(first: ir.Node, second: ir.Node) -> bool:
-    pairs = zip(parameters(first), parameters(second), strict=True)
+    (scale, zero), (other_scale, other_zero) = parameters(first), parameters(second)
     axes = {node.attributes.get_int("axis", 1) for node in (first, second)}
-    return all(np.array_equal(a, b) for a, b in pairs) and (len(axes) == 1 or parameters(first)[0].ndim == 0)
+    return (
+        scale.dtype == other_scale.dtype
+        and np.array_equal(scale, other_scale)
+        and np.array_equal(zero, other_zero)
+        and (len(axes) == 1 or scale.ndim == 0)
+    )
 
 
-def record_of(node: ir.Node, dtype: ir.DataType, rank: int) -> Quantizer:
-    """The record of a DequantizeLinear of `rank`-dimensional tensors.
+def record_of(node: ir.Node, dtype: ir.DataType, shape: tuple[int, ...] | None) -> Quantizer:
+    """The record of a DequantizeLinear of a stored tensor of a shape, or (None) of an activation.
 
     Raises:
-        Refused: Blocked scales, float8 and other types, zero points that differ between channels.
+        Refused: Blocked scales, float8 and other types, zero points that differ between channels,
+            activations with a scale per channel.
     """
     scale, zero = parameters(node)
     if dtype not in RANGES:
         raise Refused(f"quantized to {dtype.name}, of which no record can be made")
-    if node.attributes.get_int("block_size", 0):
+    if node.attributes.get_int("block_size", 0) or scale.ndim > 1:
         raise Refused("scales per block")
+    if scale.ndim and shape is None:
+        raise Refused("an activation with a scale per channel")
     zeros = np.unique(zero.astype(np.int64))
     if zeros.size > 1:
         raise Refused("zero points that differ between channels")
     low, high = RANGES[dtype]
     shift = int(zeros[0]) if zeros.size else 0
-    per_tensor = scale.size == 1
-    step = scale.astype(np.float32).reshape(() if per_tensor else -1)
-    axis = None if per_tensor else node.attributes.get_int("axis", 1) % max(rank, 1)
+    axis = node.attributes.get_int("axis", 1) % len(shape) if scale.ndim and shape else None
+    if shape and axis is not None and shape[axis] != scale.size:
+        raise Refused(f"{scale.size} scales for {shape[axis]} channels")
     try:
-        return Quantizer(step, low - shift, high - shift, axis)
+        return Quantizer(scale.astype(np.float32), low - shift, high - shift, axis)
     except BadInputError as error:
         raise Refused(error.message) from error

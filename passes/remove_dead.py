@@ -23,7 +23,7 @@ class RemoveDead:
 
     def run(self, state: State) -> None:
         RemoveUnusedNodesPass()(state.model)
-        alive = set(state.model.graph.initializers.values())
+        alive = {*state.model.graph.inputs, *state.model.graph.initializers.values()}
         for node in state.model.graph:
             alive.update(node.inputs, node.outputs)  # type: ignore[arg-type]
         state.quantizers = {value: q for value, q in state.quantizers.items() if value in alive}

@@ -23,11 +23,13 @@ class Site:
         node: The node's identity in its graph.
         argument: The rule's name for the argument, or the position of the input that holds it.
         index: The entry, for arguments that are lists.
+        from_end: Whether minus the size is written there (a slice's bound that is counted from the end).
     """
 
     node: Hashable
     argument: str | int
     index: int = 0
+    from_end: bool = False
 
 
 @dataclass(frozen=True)

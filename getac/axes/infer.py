@@ -145,8 +145,10 @@ class Context:
     def freeze(self, axis: Axis, reason: str) -> None:
         freeze(axis, Freeze(reason, self._node.name))
 
-    def size_site(self, argument: str | int, axis: Axis, index: int = 0) -> None:
-        self._add_site(Site(self._node.identity, argument, index), axis)
+    def size_site(
+        self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False
+    ) -> None:
+        self._add_site(Site(self._node.identity, argument, index, from_end), axis)
 
     def _add_site(self, site: Site, axis: Axis) -> None:
         known = self._result.sites.setdefault(site, axis)

@@ -15,6 +15,13 @@ __all__ = ["check_weights", "constants_to_initializers"]
 _MAX_FILLED = 1 << 28  # elements that ConstantOfShape nodes may become, all together
 _CHUNK = 1 << 22  # elements looked at at once
 
+_SPELLINGS = {
+    "value": ir.AttributeType.TENSOR,
+    "value_float": ir.AttributeType.FLOAT,
+    "value_floats": ir.AttributeType.FLOATS,
+    "value_int": ir.AttributeType.INT,
+    "value_ints": ir.AttributeType.INTS,
+}
 _LAYERS = frozenset(
     {
         *("Conv", "ConvTranspose", "Gemm", "MatMul", "PRelu", "Gather", "LSTM", "GRU", "RNN"),
@@ -91,15 +98,22 @@ def _constant_value(node: ir.Node) -> ir.TensorProtocol | None:
     if attribute is None or len(node.attributes) != 1:
         found = ", ".join(node.attributes) or "none"
         raise InvalidModelError(
-            "a Constant needs exactly one value", where=f"node {node.name!r}", found=f"attributes: {found}"
+            f"a {node.op_type} needs exactly one value",
+            where=f"node {node.name!r}",
+            found=f"attributes: {found}",
         )
-    if attribute.name == "value":
+    if (expected := _SPELLINGS.get(attribute.name)) is None:
+        return None
+    if attribute.type != expected:
+        raise InvalidModelError(
+            f"the attribute {attribute.name!r} of a {node.op_type} has a wrong type",
+            where=f"node {node.name!r}",
+            required=expected.name,
+            found=attribute.type.name,
+        )
+    if expected == ir.AttributeType.TENSOR:
         return attribute.as_tensor()
-    if attribute.name in ("value_float", "value_floats"):
-        return ir.tensor(np.asarray(attribute.value, np.float32))
-    if attribute.name in ("value_int", "value_ints"):
-        return ir.tensor(np.asarray(attribute.value, np.int64))
-    return None
+    return ir.tensor(np.asarray(attribute.value, np.float32 if "float" in attribute.name else np.int64))
 
 
 def _constant_shape(node: ir.Node) -> tuple[int, ...] | None:
@@ -115,14 +129,16 @@ def _constant_shape(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _filled(node: ir.Node, shape: tuple[int, ...]) -> ir.TensorProtocol:
-    value = node.attributes.get("value")
-    fill = value.as_tensor() if value is not None else ir.tensor(np.zeros(1, np.float32))
-    array = fill.numpy().reshape(-1)
+    fill = _constant_value(node) if node.attributes else ir.tensor(np.zeros(1, np.float32))
+    if fill is None or fill.size != 1:
+        found = f"attributes: {', '.join(node.attributes)}"
+        raise InvalidModelError("a ConstantOfShape needs one value", where=f"node {node.name!r}", found=found)
+    array, dtype = fill.numpy().reshape(-1), fill.dtype
 
     def make() -> ir.TensorProtocol:
-        return ir.Tensor(np.full(shape, array[0]), dtype=fill.dtype)
+        return ir.Tensor(np.full(shape, array[0]), dtype=dtype)
 
-    return ir.LazyTensor(make, fill.dtype, shape=ir.Shape(shape), name=node.outputs[0].name or "")
+    return ir.LazyTensor(make, dtype, shape=ir.Shape(shape), name=node.outputs[0].name or "")
 
 
 def _replace(graph: ir.Graph, node: ir.Node, tensor: ir.TensorProtocol) -> None:

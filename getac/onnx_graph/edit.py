@@ -37,15 +37,17 @@ def unique_name(graph: ir.Graph, wish: str, taken: set[str] | None = None) -> st
 
 def value_names(graph: ir.Graph) -> set[str]:
     """The names of all values of a graph and its subgraphs."""
-    names = {value.name for value in [*graph.inputs, *graph.initializers.values()] if value.name}
+    names = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
     for node in graph.all_nodes():
-        names.update(value.name for value in node.outputs if value.name)
-    return names
+        names.update(value.name for value in node.outputs)
+    for inner in graph.subgraphs():
+        names.update(value.name for value in [*inner.inputs, *inner.initializers.values()])
+    return {name for name in names if name}
 
 
 def add_initializer(graph: ir.Graph, wish: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
     """Stores a tensor under a free name close to the wish."""
-    name = wish if wish not in graph.initializers else unique_name(graph, wish)
+    name = unique_name(graph, wish)
     tensor = ir.tensor(array, dtype=dtype, name=name)
     value = ir.Value(
         name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -65,7 +67,7 @@ def own_input(node: ir.Node, index: int) -> ir.Value:
     """The stored tensor of a node's input, which no other use shares: a copy where one does."""
     value, graph = node.inputs[index], node.graph
     assert value is not None and isinstance(graph, ir.Graph)
-    if len(value.uses()) == 1:
+    if len(value.uses()) == 1 and not value.is_graph_output():
         return value
     copy = add_initializer(
         graph, f"{value.name}_of_{node.name or node.op_type}", array_of(value), value.dtype

@@ -215,6 +215,7 @@ class _Copier:
                             item, empty, f"tensor {item.name!r} of {where}" if item.name else where
                         )
                     else:
+                        _check_attribute(item, where)
                         self.copy(item, empty, _describe(item, where))
             elif isinstance(value, Message):
                 place.CopyFrom(value)
@@ -246,7 +247,7 @@ class _Copier:
 
     def _external_tensor(self, tensor: onnx.TensorProto, bits: int, where: str) -> MappedTensor:
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
+        location = str(entries.get("location", ""))  # bytes where it is no text
         if self.folders is None:
             raise InvalidModelError(
                 "external data needs the model's folder",
@@ -289,6 +290,16 @@ def _describe(message: Message, where: str) -> str:
     if isinstance(message, onnx.FunctionProto):
         return f"function {message.name!r}"
     return where
+
+
+def _check_attribute(message: Message, where: str) -> None:
+    if not isinstance(message, onnx.AttributeProto) or message.ref_attr_name:
+        return
+    missing = (message.type == message.TENSOR and not message.HasField("t")) or (
+        message.type == message.GRAPH and not message.HasField("g")
+    )
+    if missing or message.type == message.UNDEFINED:
+        raise InvalidModelError("an attribute has no value", where=where, found=repr(message.name))
 
 
 def _bits_per_element(tensor: onnx.TensorProto, where: str) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 import onnx
+from onnx import defs
 
 from getac.errors import InvalidModelError, UnsupportedModelError
 
@@ -21,6 +22,9 @@ __all__ = ["MAX_NODES", "Names", "expand_call", "inline_functions", "subgraphs"]
 MAX_NODES = 200_000
 _MAX_BYTES = 1 << 30
 _MAX_DEPTH = 100  # of calls; protobuf itself reads no deeper nesting of subgraphs
+
+# Operators that once changed what they compute, and not how they are called.
+_REDEFINED = frozenset({"Softmax", "LogSoftmax", "Hardmax", "GroupNormalization"})
 
 _Id = tuple[str, str, str]
 
@@ -243,7 +247,7 @@ def _check_imports(proto: onnx.ModelProto, function: onnx.FunctionProto) -> None
 
 def _check_same_meaning(function: onnx.FunctionProto, version: int, model_version: int) -> None:
     for node in _all_nodes(function.node):
-        if node.domain or _since(node.op_type, version) == _since(node.op_type, model_version):
+        if node.domain or _same_meaning(node.op_type, version, model_version):
             continue
         raise UnsupportedModelError(
             "a function uses another version of an operator than the model does",
@@ -254,10 +258,19 @@ def _check_same_meaning(function: onnx.FunctionProto, version: int, model_versio
         )
 
 
-def _since(operator: str, version: int) -> int | None:
-    if not onnx.defs.has(operator, version, ""):
-        return None
-    return int(onnx.defs.get_schema(operator, version, "").since_version)
+def _same_meaning(operator: str, version: int, other: int) -> bool:
+    """Whether two versions of an operator differ in the element types that they take at most."""
+    if not (defs.has(operator, version, "") and defs.has(operator, other, "")):
+        return False
+    one, two = defs.get_schema(operator, version, ""), defs.get_schema(operator, other, "")
+    if one.since_version == two.since_version:
+        return True
+    return operator not in _REDEFINED and _signature(one) == _signature(two)
+
+
+def _signature(schema: defs.OpSchema) -> tuple[object, ...]:
+    defaults = {name: a.default_value.SerializeToString() for name, a in schema.attributes.items()}
+    return [f.name for f in schema.inputs], [f.name for f in schema.outputs], defaults
 
 
 def _inline_nodes(graph: onnx.GraphProto, functions: Mapping[_Id, onnx.FunctionProto], names: Names) -> None:

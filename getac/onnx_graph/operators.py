@@ -214,7 +214,7 @@ def slice_(n: NodeReader) -> Rule:
     steps = steps if steps is not None else (1,) * len(starts)
     return Slice(
         tuple(
-            Cut(axis, *slice(start, end, step).indices(sizes[axis]), entry)
+            Cut(axis, *slice(start, end, step).indices(sizes[axis]), entry, start < 0, end < 0)
             for entry, (axis, start, end, step) in enumerate(zip(axes, starts, ends, steps, strict=True))
         )
     )

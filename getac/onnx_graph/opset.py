@@ -382,6 +382,8 @@ def _adapt(node: onnx.NodeProto, now: OpSchema, then: OpSchema, types: _Types) -
     for attribute in node.attribute:
         if attribute.name in then.attributes:
             kept.append(attribute)
+        elif attribute.name not in now.attributes:
+            return f"an unknown attribute {attribute.name!r}"
         elif attribute != now.attributes[attribute.name].default_value:
             return f"attribute {attribute.name}, of opset {now.since_version}"
     for names, formals in ((node.input, then.inputs), (node.output, then.outputs)):
@@ -402,6 +404,8 @@ def _allows(schema: OpSchema, type_str: str, found: onnx.TypeProto | None) -> bo
     allowed = next(
         (c.allowed_type_strs for c in schema.type_constraints if c.type_param_str == type_str), [type_str]
     )
+    if found.tensor_type.elem_type not in onnx.TensorProto.DataType.values():
+        return False
     element = onnx.TensorProto.DataType.Name(found.tensor_type.elem_type).lower()
     return f"tensor({element})" in allowed
 

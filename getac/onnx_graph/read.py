@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from getac.errors import InvalidModelError, UnsupportedModelError
 from getac.onnx_graph.constants import constants_to_initializers
-from getac.onnx_graph.external_data import ModelFolders, put_back, set_aside
+from getac.onnx_graph.external_data import ModelFolders, WeightTable, put_back, set_aside
 from getac.onnx_graph.functions import Names, inline_functions, subgraphs
 from getac.onnx_graph.opset import convert_opset, default_opset
 
@@ -73,18 +73,15 @@ def read_proto(proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None =
 
 
 def _import(proto: onnx.ModelProto, folders: ModelFolders | None) -> ir.Model:
-    _check_header(proto)
-    default_opset(proto)
-    _refuse_lossy_features(proto)
-    light, weights = set_aside(proto, folders)
     try:
-        _normalise_domains(light)
-        _check_and_sort(light)
-        light = convert_opset(inline_functions(light))
-        _check_and_sort(light)  # what inlining and conversion made
+        light, weights = _prepare(proto, folders)
         model = ir.from_proto(light)
-    except RecursionError as error:
-        raise UnsupportedModelError("the model's subgraphs are nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise InvalidModelError("a name in the model is not UTF-8 text", found=repr(error.object)) from error
+    except (RecursionError, DecodeError) as error:
+        raise UnsupportedModelError(
+            "the model's subgraphs are nested too deeply", found=str(error)
+        ) from error
     except ir.serde.SerdeError as error:
         raise InvalidModelError(
             "the model cannot be represented", found=str(error.__cause__ or error)
@@ -95,6 +92,19 @@ def _import(proto: onnx.ModelProto, folders: ModelFolders | None) -> ir.Model:
     _name_everything(model.graph)
     model.ir_version = IR_VERSION
     return model
+
+
+def _prepare(proto: onnx.ModelProto, folders: ModelFolders | None) -> tuple[onnx.ModelProto, WeightTable]:
+    """What happens to the protobuf message: checks, then inlining and conversion without the weights."""
+    _check_header(proto)
+    default_opset(proto)
+    _refuse_lossy_features(proto)
+    light, weights = set_aside(proto, folders)
+    _normalise_domains(light)
+    _check_and_sort(light)
+    light = convert_opset(inline_functions(light))
+    _check_and_sort(light)  # what inlining and conversion made
+    return light, weights
 
 
 # ---- the file ----

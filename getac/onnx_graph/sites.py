@@ -7,7 +7,7 @@ stored tensor, or (`Split` with `num_outputs`) nowhere until it has to be said.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -34,28 +34,39 @@ def write_sites(sites: Mapping[Site, Axis], masks: Mapping[Axis, Mask]) -> None:
     for site, axis in sites.items():
         node = site.node
         assert isinstance(node, ir.Node)
-        size = int(kept(axis, masks).sum())
+        size, old = int(kept(axis, masks).sum()), axis.size
         attribute = ATTRIBUTES.get((node.op_type, str(site.argument)))
         if attribute is None:
             where = site.argument if isinstance(site.argument, int) else INPUTS[(node.op_type, site.argument)]
-            lists[(node, where)][site.index] = (axis.size, size)
-        elif size != axis.size:
+            sign = -1 if site.from_end else 1
+            lists[(node, where)][site.index] = (sign * old, sign * size)
+        elif size != old:
             node.attributes[attribute] = ir.AttrInt64(attribute, size)
     for (node, where), entries in lists.items():
-        if any(old != new for old, new in entries.values()):
-            write_list(node, where, {index: new for index, (_, new) in entries.items()})
+        changed = {index: new for index, (old, new) in entries.items() if old != new}
+        if not changed:
+            continue
+        if node.op_type == "Split" and (len(node.inputs) <= where or node.inputs[where] is None):
+            write_split(node, [entries[index][1] for index in range(len(node.outputs))])
+        else:
+            write_list(node, where, changed)
 
 
-def write_list(node: ir.Node, where: int, entries: Mapping[int, int]) -> None:
-    """Replaces entries of a list of integers, in a tensor of the node's own."""
-    if node.op_type == "Split" and (len(node.inputs) <= where or node.inputs[where] is None):
-        node.attributes.pop("num_outputs", None)
-        sizes = np.array([entries[index] for index in range(len(node.outputs))], dtype=np.int64)
-        assert isinstance(node.graph, ir.Graph)
-        set_input(node, where, add_initializer(node.graph, f"{node.outputs[0].name}.split", sizes))
-        return
+def write_split(node: ir.Node, sizes: Sequence[int]) -> None:
+    """Says the sizes of the parts, which followed from their number before."""
+    assert isinstance(node.graph, ir.Graph)
+    node.attributes.pop("num_outputs", None)
+    name = f"{node.outputs[0].name}.split"
+    set_input(node, 1, add_initializer(node.graph, name, np.array(sizes, dtype=np.int64)))
+
+
+def write_list(node: ir.Node, where: int, changed: Mapping[int, int]) -> None:
+    """Replaces entries of a list of integers, in a tensor of the node's own.
+
+    The others stay as they are written: a -1 or an end "at infinity" means more than one size.
+    """
     value = own_input(node, where)
     numbers = np.array(array_of(value))
-    for index, size in entries.items():
+    for index, size in changed.items():
         numbers.reshape(-1)[index] = size
     replace_tensor(value, numbers)

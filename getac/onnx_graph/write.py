@@ -44,6 +44,7 @@ def write_model(
     """
     target = _target(path)
     tensors = _tensors(model)
+    _check_not_a_source(target, tensors)
     if external_data is None:
         external_data = sum(tensor.nbytes for tensor in tensors.values()) > _EXTERNAL_ABOVE
     if not external_data:
@@ -57,9 +58,7 @@ def write_model(
     with _temporary(data_path) as data_file, _temporary(target) as model_file:
         _fill(data_file, lambda file: _write_tensors(file, layout))
         _fill(model_file, lambda file: file.write(proto))
-        # The data first: a model must never point to data that is not there.
-        _rename(data_file, data_path)
-        _rename(model_file, target)
+        _rename_both(data_file, data_path, model_file, target)
     return [target, data_path]
 
 
@@ -141,12 +140,12 @@ def _write_tensors(file: BinaryIO, layout: dict[ir.Value, tuple[int, ir.TensorPr
             file.write(tensor.tobytes())
 
 
-def _check_not_a_source(data_path: Path, tensors: dict[ir.Value, ir.TensorProtocol]) -> None:
+def _check_not_a_source(output: Path, tensors: dict[ir.Value, ir.TensorProtocol]) -> None:
     for tensor in tensors.values():
-        if isinstance(tensor, ir.ExternalTensor) and _same_file(data_path, tensor.path):
+        if isinstance(tensor, ir.ExternalTensor) and _same_file(output, tensor.path):
             raise OutputError(
-                "the output's data file is the one that the model reads its weights from",
-                where=str(data_path),
+                "the output is a file that the model reads its weights from",
+                where=str(output),
                 hint="choose another output file",
             )
 
@@ -242,6 +241,21 @@ def _rename(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
     except OSError as error:
         raise _failure(target, error) from error
+
+
+def _rename_both(data_file: Path, data_path: Path, model_file: Path, target: Path) -> None:
+    """The data first: a model must never point to data that is not there. Back again if the model fails."""
+    with _temporary(data_path) as old_data:
+        if data_path.exists():
+            _rename(data_path, old_data)
+        try:
+            _rename(data_file, data_path)
+            _rename(model_file, target)
+        except OutputError:
+            data_path.unlink(missing_ok=True)
+            if old_data.exists():
+                _rename(old_data, data_path)
+            raise
 
 
 def _failure(where: Path, error: OSError) -> OutputError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from getac.axes.axis import total
+from getac.axes.axis import Axis, total
 from getac.axes.contents import Contents
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
@@ -105,6 +105,8 @@ class Cut:
 
     Args:
         entry: The position of this dimension's bounds in the lists "starts" and "ends".
+        start_from_end: Whether the start is written as a negative number.
+        stop_from_end: Whether the end is written as a negative number.
     """
 
     dimension: int
@@ -112,6 +114,8 @@ class Cut:
     stop: int
     step: int
     entry: int
+    start_from_end: bool = False
+    stop_from_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,17 +136,23 @@ class Slice(Rule):
                 c.freeze(axis, "sliced in steps")
                 out[cut.dimension] = c.frozen_atom(c.sizes()[cut.dimension], "sliced in steps")
             elif (cut.start, cut.stop) != (0, axis.size):
-                before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
-                after = c.atom(axis.size - cut.stop)
-                c.same(axis, total(before, piece, after))
-                c.size_site("starts", before, cut.entry)
-                c.size_site("ends", total(before, piece), cut.entry)
-                out[cut.dimension] = piece
+                out[cut.dimension] = self._piece(c, axis, cut)
         if len(x) == 1 and len(self.cuts) == 1 and (contents := c.contents(0)):
             cut = self.cuts[0]
             if cut.step > 0:
                 c.set_contents(contents[cut.start : cut.stop : cut.step])
         return [tuple(out)]
+
+    def _piece(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
+        """Cuts the axis in three; a bound is the size of what lies before it, or minus that of the rest."""
+        before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
+        after = c.atom(axis.size - cut.stop)
+        c.same(axis, total(before, piece, after))
+        start = total(piece, after) if cut.start_from_end else before
+        stop = after if cut.stop_from_end else total(before, piece)
+        c.size_site("starts", start, cut.entry, from_end=cut.start_from_end)
+        c.size_site("ends", stop, cut.entry, from_end=cut.stop_from_end)
+        return piece
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         result = [c.slab(0, dimension) for dimension in range(len(c.sizes()))]

@@ -57,7 +57,8 @@ def test_refuses_nan_everywhere(dtype: type) -> None:
     ("ops", "index"),
     [
         (("MatMul",), 1), (("Gemm",), 1), (("Conv",), 1), (("LayerNormalization",), 1), (("Gather",), 0),
-        (("Transpose", "MatMul"), 1), (("Identity", "Cast", "Reshape", "Gemm"), 1), (("DequantizeLinear", "Conv"), 1),
+        (("Transpose", "MatMul"), 1), (("Identity", "Cast", "Reshape", "Gemm"), 1),
+        (("DequantizeLinear", "Conv"), 1),
     ],
 )  # fmt: skip
 def test_refuses_infinity_in_layers(dtype: type, ops: tuple[str, ...], index: int) -> None:

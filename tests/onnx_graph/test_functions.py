@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -87,7 +88,7 @@ f (v) => (o) {
 
 
 def test_outputs_that_are_inputs_or_missing_inputs() -> None:
-    model = check_same(
+    model = read_proto(
         parse("""
 agraph (float[N,4] x) => (float[N,4] y, float[N,4] z, float[N,4] c) { y, z = L.f(x)  c = L.clip(x) }
 <domain: "L", opset_import: ["" : 21]>
@@ -97,6 +98,9 @@ clip (v, low, high) => (r) { r = Clip(v, low, high) }
 """)
     )
     assert sorted(n.op_type for n in model.graph) == ["Clip", "Identity", "Relu"]
+    x = np.array([[-1, 0, 1, 2]], np.float32)
+    for found, expected in zip(run(ir.to_proto(model), x), (x, np.maximum(x, 0), x), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_inner_names_do_not_clash() -> None:
@@ -116,7 +120,7 @@ agraph (float[N,4] x) => (float[N,4] y) { y = L.f(x) }
 f (v) => (o) { m = ReduceMean<axes = [1], keepdims = 1>(v)  o = Sub(v, m) }
 """
     check_same(parse(text, 13))
-    check_same(parse(text, 15))  # ReduceMean of 13 and 15 are one
+    check_same(parse(text, 15))  # Sub of 13 and 14 differ in the types that they take
 
 
 def test_refuses_a_function_of_another_meaning() -> None:
@@ -137,10 +141,7 @@ def laughs(levels: int, calls: int, inner: list[onnx.NodeProto]) -> onnx.ModelPr
     functions = [helper.make_function("L", "f0", ["a"], ["b"], inner, imports)]
     for level in range(1, levels):
         names = ["a", *(f"t{i}" for i in range(calls - 1)), "b"]
-        body = [
-            helper.make_node(f"f{level - 1}", [i], [o], domain="L")
-            for i, o in zip(names, names[1:], strict=False)
-        ]
+        body = [helper.make_node(f"f{level - 1}", [i], [o], domain="L") for i, o in itertools.pairwise(names)]
         functions.append(helper.make_function("L", f"f{level}", ["a"], ["b"], body, imports))
     x = helper.make_tensor_value_info("x", 1, ["N", 4])
     graph = helper.make_graph(
@@ -186,6 +187,17 @@ def test_many_calls_within_the_bound_are_quick() -> None:
     model = read_proto(laughs(4, 20, [helper.make_node("Relu", ["a"], ["b"])]))
     assert time.perf_counter() - start < 10
     assert len(model.graph) == 8000
+
+
+def test_refuses_subgraphs_nested_by_functions() -> None:
+    """Each function's If calls the function before: 60 levels of subgraphs, more than a file can hold."""
+    model = laughs(60, 1, [helper.make_node("Relu", ["a"], ["b"])])
+    for function in model.functions[1:]:
+        call = helper.make_node(function.node[0].op_type, ["a"], ["t"], domain="L")
+        branch = helper.make_graph([call], "branch", [], [helper.make_empty_tensor_value_info("t")])
+        function.node[0].CopyFrom(helper.make_node("If", ["a"], ["b"], then_branch=branch))
+    with pytest.raises(UnsupportedModelError, match="nested too deeply"):
+        read_proto(model)
 
 
 @pytest.mark.parametrize("body", ["y = L.f(x)", "t = L.g(x)  y = Relu(t)"])

@@ -119,7 +119,7 @@ def test_refuses_truncated_files(tmp_path: Path, share: float) -> None:
     data = build([node("MatMul", ["x", "w"], ["y"])], LINEAR).SerializeToString()
     path = tmp_path / "m.onnx"
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(InvalidModelError, match="truncated|no ONNX graph|does not say which version"):
+    with pytest.raises(InvalidModelError, match=r"truncated|no ONNX graph|does not say which version"):
         read_model(path)
 
 
@@ -132,7 +132,7 @@ def test_refuses_what_is_no_readable_file(tmp_path: Path) -> None:
         with pytest.raises(InvalidModelError, match="not a regular file"):
             read_model(path)
     for bad in ("a\0b", "x" * 5000):
-        with pytest.raises(InvalidModelError, match="no such|cannot be read"):
+        with pytest.raises(InvalidModelError, match=r"no such|cannot be read"):
             read_model(bad)
 
 
@@ -181,6 +181,13 @@ def test_refuses_what_would_be_lost() -> None:
     model = build([node("Relu", ["x"], ["y"])])
     model.graph.output[0].type.sequence_type.elem_type.map_type.key_type = 7
     refuses(model, UnsupportedModelError, "map, opaque", where="'y'", found="sequence_type")
+
+
+def test_refuses_names_that_are_no_text(tmp_path: Path) -> None:
+    data = build([node("Relu", ["x"], ["y"], name="rectify")]).SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(data.replace(b"rectify", b"rect\xfffy"))
+    with pytest.raises(InvalidModelError, match="not UTF-8 text"):
+        read_model(tmp_path / "m.onnx")
 
 
 # ---- names and order ----
@@ -338,8 +345,9 @@ def test_nothing_is_folded() -> None:
 
 
 def test_subgraphs_keep_their_constants() -> None:
+    weights = numpy_helper.from_array(np.ones((4, 512), np.float32))
     then = helper.make_graph(
-        [node("Constant", [], ["k"], value=numpy_helper.from_array(np.ones((4, 512), np.float32))), node("MatMul", ["x", "k"], ["t"])],
+        [node("Constant", [], ["k"], value=weights), node("MatMul", ["x", "k"], ["t"])],
         "then", [], [helper.make_empty_tensor_value_info("t")],
     )  # fmt: skip
     nodes = [
@@ -369,6 +377,14 @@ def test_refuses_broken_constants() -> None:
         InvalidModelError,
         "exactly one value",
     )
+    for key, kind, value in (("value", "TENSOR", 1), ("value_int", "INT", 1.5)):
+        bad = build([node("Constant", [], ["y"], name="c", **{key: value})])
+        refuses(bad, InvalidModelError, f"'{key}' of a Constant has a wrong type", where="'c'", required=kind)
+    empty = build([node("Constant", [], ["y"], name="c", value=numpy_helper.from_array(np.ones(1)))])
+    empty.graph.node[0].attribute[0].ClearField("t")
+    refuses(empty, InvalidModelError, "an attribute has no value", where="'c'", found="'value'")
+    two = node("ConstantOfShape", ["s"], ["y"], name="c", value=numpy_helper.from_array(np.ones(2)))
+    refuses(build([two], {"s": np.array([2])}), InvalidModelError, "needs one value", where="'c'")
     shape = {"s": np.array([-1, 4])}
     refuses(
         build([node("ConstantOfShape", ["s"], ["y"], name="c")], shape),

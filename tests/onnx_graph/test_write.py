@@ -103,7 +103,7 @@ def test_a_shared_tensor_is_written_once(tmp_path: Path) -> None:
 def test_text_and_packed_tensors(tmp_path: Path) -> None:
     model = build()
     words = ir.StringTensor([b"a" * 300, b"b"], shape=ir.Shape([2]), name="words")
-    packed = ir.tensor(np.arange(1001) % 8 - 4, dtype=ir.DataType.INT4)
+    packed = ir.tensor((np.arange(1001) % 8 - 4).astype(np.int8), dtype=ir.DataType.INT4)
     model.graph.register_initializer(ir.val("words", const_value=words))
     model.graph.register_initializer(ir.val("packed", const_value=packed))
     write_model(model, tmp_path / "m.onnx", external_data=True)
@@ -185,7 +185,12 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert names(tmp_path) == []
 
 
-def test_if_the_model_cannot_be_placed_its_data_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [[], ["m.onnx", "m.onnx.data"]])
+def test_if_the_model_cannot_be_placed_its_data_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[str]
+) -> None:
+    for name in before:
+        (tmp_path / name).write_text("old")
     rename = os.replace
 
     def fail_for_model(source: str, target: str) -> None:
@@ -196,7 +201,8 @@ def test_if_the_model_cannot_be_placed_its_data_goes(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "replace", fail_for_model)
     with pytest.raises(OutputError, match="cannot be written"):
         write_model(build(), tmp_path / "m.onnx", external_data=True)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == before
+    assert all((tmp_path / name).read_text() == "old" for name in before)
 
 
 def test_refuses_two_gibibytes_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +218,8 @@ def test_refuses_to_overwrite_the_data_it_reads(tmp_path: Path) -> None:
     model = read_model(tmp_path / "m.onnx")
     with pytest.raises(OutputError, match="reads its weights from"):
         write_model(model, tmp_path / "m.onnx", external_data=True)
+    with pytest.raises(OutputError, match="reads its weights from"):
+        write_model(model, tmp_path / "m.onnx.data", external_data=False)
     check_file(tmp_path / "m.onnx")
 
 

@@ -1,0 +1,202 @@
+"""Where integers go: which nodes onnxruntime can run on them, and which activations carry a quantizer.
+
+What onnxruntime's CPU kernels need (measured with 1.31):
+
+- Conv runs on integers if its input and its output are quantized; Gemm and MatMul (constant weight) if
+  their input is. Their outputs are quantized where the next operator runs on integers too.
+- Some operators then stay integer at any scales (`ANY_SCALE`), some only if they hand the quantizer of
+  their input on unchanged (`SAME_SCALE`). All others read and write floats.
+- A Relu, or a Clip, in front of a quantizer that clips as much is absorbed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from getac.onnx_graph.edit import array_of, is_stored
+from getac.quantizer import Quantizer
+
+__all__ = ["LAYERS", "Placement", "place"]
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+ANY_SCALE = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+SAME_SCALE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split")
+CLIPPING = ("Relu", "Clip")
+MAX_BITS = 8
+
+
+@dataclass
+class Placement:
+    """Which nodes run on integers, and which activations are quantized for them.
+
+    Args:
+        integer: The nodes that will run on integers.
+        why_not: Layer -> why it will not.
+        values: The activations that carry a quantizer, in the order of the graph.
+        absorbed: Relu and Clip nodes that the quantizer of their output makes superfluous.
+        same_as: Value -> the value whose quantizer it must share.
+    """
+
+    integer: set[ir.Node] = field(default_factory=set)
+    why_not: dict[ir.Node, str] = field(default_factory=dict)
+    values: dict[ir.Value, None] = field(default_factory=dict)
+    absorbed: set[ir.Node] = field(default_factory=set)
+    same_as: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+    def source(self, value: ir.Value) -> ir.Value:
+        """The value whose quantizer a value has."""
+        while value in self.same_as:
+            value = self.same_as[value]
+        return value
+
+
+def is_layer(node: ir.Node) -> bool:
+    """Whether the node has weights of its own, as opposed to a product of two activations."""
+    return node.op_type in LAYERS and node.domain in ("", "ai.onnx") and is_stored(node.inputs[1])
+
+
+def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]) -> Placement:
+    """Decides from the graph's structure and the quantizers that are there already; reads no weights."""
+    placement = Placement()
+    wanted: set[ir.Value] = set()  # values that a layer wants on integers
+    for node in graph:
+        if is_layer(node):
+            reason = why_not_integer(node, quantizers)
+            if reason is None:
+                placement.integer.add(node)
+                wanted.add(node.inputs[0])  # type: ignore[arg-type]
+            else:
+                placement.why_not[node] = reason
+    available = set(wanted)
+    for node in graph:
+        if node in placement.integer and node.op_type == "Conv":
+            available.add(carrier(node))
+        elif stays_integer(node, available, quantizers):
+            placement.integer.add(node)
+            available.update(node.outputs if node.op_type in SAME_SCALE else [carrier(node)])
+    drop_unused(graph, placement)
+    collect_values(graph, placement, quantizers)
+    return placement
+
+
+def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> str | None:
+    """Why a layer cannot run on integers; None if it can."""
+    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    assert weight is not None and weight.shape is not None and node.inputs[0] is not None
+    if node.op_type == "ConvTranspose":
+        return "onnxruntime has no integer kernel for ConvTranspose"
+    if weight.dtype is not ir.DataType.FLOAT:
+        return f"its weights are {weight.dtype.name if weight.dtype else 'of unknown type'}, not float32"
+    if bias is not None and not is_stored(bias):
+        return "its bias is computed when the graph runs"
+    if is_stored(node.inputs[0]):
+        return "its input is a constant"
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+        return "its input is transposed (transA)"
+    if node.op_type == "MatMul" and len(weight.shape) != 2:
+        return "its weight is not a matrix"
+    for value in (weight, node.inputs[0], carrier(node)):
+        if value in quantizers and quantizers[value].bits > MAX_BITS:
+            return f"{value.name} has {quantizers[value].bits} bits, and integer kernels take at most {MAX_BITS}"
+    if weight in quantizers and quantizers[weight].axis not in (None, output_dimension(node)):
+        return "its weight has a scale per input channel"
+    return None
+
+
+def output_dimension(node: ir.Node) -> int:
+    """The dimension of a layer's weight that its output units lie in (groups aside)."""
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return 0 if node.op_type == "Conv" else 1
+
+
+def carrier(node: ir.Node) -> ir.Value:
+    """The value whose quantizer a node writes to: its output, or that of the one clipping node behind it."""
+    output = node.outputs[0]
+    users = [user for user, _ in output.uses()]
+    if len(users) == 1 and users[0].op_type in CLIPPING and not output.is_graph_output():
+        return users[0].outputs[0]
+    return output
+
+
+def stays_integer(
+    node: ir.Node, available: set[ir.Value], quantizers: Mapping[ir.Value, Quantizer]
+) -> bool:
+    """Whether an operator between quantized values can run on integers."""
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type in SAME_SCALE:
+        x = node.inputs[0]
+        return x in available and all(equal(quantizers, x, output) for output in node.outputs)
+    if node.op_type not in ANY_SCALE:
+        return False
+    return all(value in available and not is_stored(value) for value in node.inputs)
+
+
+def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value | None, y: ir.Value) -> bool:
+    """Whether two values can share a quantizer: records that are there already must agree."""
+    if x not in quantizers or y not in quantizers:
+        return y not in quantizers
+    a, b = quantizers[x], quantizers[y]
+    return np.array_equal(a.step, b.step) and (a.low, a.high) == (b.low, b.high)
+
+
+def drop_unused(graph: ir.Graph, placement: Placement) -> None:
+    """Operators between layers go back to floats where nothing behind them runs on integers."""
+    for node in reversed(list(graph)):
+        if node not in placement.integer or is_layer(node):
+            continue
+        outputs = node.outputs if node.op_type in SAME_SCALE else [carrier(node)]
+        if not any(user in placement.integer for output in outputs for user, _ in output.uses()):
+            placement.integer.discard(node)
+
+
+def collect_values(
+    graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]
+) -> None:
+    """The values that carry a quantizer, whose quantizer it is, and what it absorbs."""
+    values = set()
+    for node in placement.integer:
+        values.update([node.inputs[0]] if is_layer(node) or node.op_type in SAME_SCALE else node.inputs)
+        if node.op_type in SAME_SCALE:
+            values.update(node.outputs)
+            placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]
+        elif node.op_type not in ("Gemm", "MatMul"):
+            values.add(carrier(node))
+    order = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+    placement.values = {value: None for value in order if value in values}
+    for node in graph:
+        if node.op_type in CLIPPING and is_absorbed(node, placement, quantizers):
+            placement.absorbed.add(node)
+
+
+def is_absorbed(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
+    """Whether the quantizer of a clipping node's output clips at least as much as the node."""
+    x, output = node.inputs[0], node.outputs[0]
+    producer = x.producer() if x is not None else None
+    if output not in placement.values or x in placement.values or producer not in placement.integer:
+        return False
+    if producer is None or carrier(producer) is not output:
+        return False
+    record = quantizers.get(output)
+    if record is None:
+        return True  # it will be calibrated behind the clipping
+    low, high = clipping_bounds(node)
+    step = float(record.step)
+    tolerance = 1e-6 * step * max(abs(record.low), abs(record.high))
+    return step * record.low >= low - tolerance and step * record.high <= high + tolerance
+
+
+def clipping_bounds(node: ir.Node) -> tuple[float, float]:
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    bounds = [-np.inf, np.inf]
+    for index in (1, 2):
+        value = node.inputs[index] if len(node.inputs) > index else None
+        if value is not None:
+            bounds[index - 1] = float(array_of(value)) if is_stored(value) else np.nan
+    return bounds[0], bounds[1]

@@ -1,0 +1,38 @@
+"""Integer reference arithmetic for weights and biases, in the ranges that integer kernels can hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BIAS_LIMIT", "bias_integers", "floored_steps"]
+
+Floats = npt.NDArray[np.float32]
+
+BIAS_LIMIT = 2**30
+"""Half of what an INT32 accumulator holds: the other half is left to the sum of products."""
+
+
+def floored_steps(steps: Floats, bias: Floats | None, input_step: float) -> Floats:
+    """Weight steps that are large enough for the bias to fit: |b| / (s_x s_w) <= 2^30.
+
+    A channel of tiny weights (a dead one) would get a step so small that its bias overflows INT32, which
+    onnxruntime does not notice.
+
+    Args:
+        steps: s_w per output channel, shape (channels,).
+        bias: b in floats, shape (channels,), or None.
+        input_step: s_x.
+    """
+    if bias is None:
+        return steps
+    least = np.abs(bias.astype(np.float64)) / (input_step * BIAS_LIMIT)
+    return np.maximum(steps, np.nextafter(least.astype(np.float32), np.float32(np.inf)))
+
+
+def bias_integers(bias: Floats, scale: Floats) -> npt.NDArray[np.int32]:
+    """round(b / (s_x s_w)), ties to even, as INT32; `scale` is the float32 product that is stored."""
+    scaled = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
+    limits = np.iinfo(np.int32)
+    integers: npt.NDArray[np.int32] = np.clip(scaled, limits.min, limits.max).astype(np.int32)
+    return integers

@@ -1,0 +1,98 @@
+"""lower-integers: layers and what lies between them run on integers, by the forms that onnxruntime fuses.
+
+    before   x -> Conv(W, b) -> Relu -> y          x, y: values with quantizers
+    after    x -> Q -> DQ -> Conv(DQ(W_int8), DQ(b_int32)) -> Q -> DQ -> y
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from getac.kernels.integers import bias_integers, floored_steps
+from getac.layers import read_weights, set_normal_form
+from getac.onnx_graph.edit import set_input
+from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
+from getac.pipeline import Fact, Refusal, State
+from getac.placement import Placement, is_layer, place
+
+__all__ = ["LowerIntegers"]
+
+
+@dataclass(frozen=True)
+class LowerIntegers:
+    """Writes Q/DQ pairs on activations, INT8 weights per output channel, INT32 biases.
+
+    Args:
+        bits: Weight bits where the model has no quantizer of its own, 2 to 8.
+    """
+
+    bits: int = 8
+
+    name: ClassVar[str] = "lower-integers"
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED, Fact.QUANTIZERS_FOLDED})
+    gives: ClassVar[frozenset[Fact]] = frozenset({Fact.LOWERED})
+    keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED, Fact.BATCH_NORMS_FOLDED})
+
+    def run(self, state: State) -> None:
+        graph = state.model.graph
+        placement = place(graph, state.quantizers)
+        for node, reason in placement.why_not.items():
+            state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
+        for node in placement.integer:
+            if is_layer(node):
+                lower_layer(node, state, self.bits)
+        for value in placement.values:
+            keep = value.producer() is None or not writes_integers(value, placement)
+            quantize_activation(graph, value, state.quantizers[value], keep_outputs=keep)
+        for node in placement.absorbed:
+            absorb(node)
+        for node in placement.why_not:
+            if reads_integers(node):
+                barrier(node, 0)
+
+
+def lower_layer(node: ir.Node, state: State, bits: int) -> None:
+    """Replaces a layer's float weights and bias by stored integers."""
+    weight, x = node.inputs[1], node.inputs[0]
+    assert weight is not None and x is not None
+    weights = read_weights(node, state.quantizers.get(weight), bits)
+    set_normal_form(node, weights)
+    input_step = np.float32(state.quantizers[x].step)
+    # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
+    steps = floored_steps(weights.quantizer.step, weights.bias, float(input_step))
+    quantizer = replace(weights.quantizer, step=steps)
+    node.replace_input_with(1, dequantized_weight(node, weight.name or "weight", weights.weight, quantizer))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if weights.bias is not None and bias is not None:
+        scale = (input_step * steps).astype(np.float32)
+        integers = bias_integers(weights.bias, scale)
+        set_input(node, 2, dequantized_bias(node, bias.name or "bias", integers, scale))
+
+
+def writes_integers(value: ir.Value, placement: Placement) -> bool:
+    """Whether the node that makes a value needs the value's quantizer for its own kernel."""
+    producer = value.producer()
+    while producer in placement.absorbed and producer is not None and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
+    return producer in placement.integer and producer is not None and producer.op_type not in ("Gemm", "MatMul")
+
+
+def reads_integers(node: ir.Node) -> bool:
+    x = node.inputs[0]
+    producer = x.producer() if x is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def absorb(node: ir.Node) -> None:
+    """Removes a clipping node whose output's quantizer clips as much."""
+    x, output = node.inputs[0], node.outputs[0]
+    assert x is not None and isinstance(node.graph, ir.Graph)
+    for user, index in list(output.uses()):
+        user.replace_input_with(index, x)
+    node.graph.remove(node, safe=True)
+
+

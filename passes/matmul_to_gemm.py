@@ -1,0 +1,76 @@
+"""matmul-to-gemm: a matrix product of rank 2 and the addition of its bias are one Gemm.
+
+    before   y = x @ W + b      x (N, K), W (K, M), b (M)
+    after    y = Gemm(x, W, b)
+
+onnxruntime fuses the two by itself when it loads a model; by then it is too late for an integer bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from getac.onnx_graph.edit import is_stored
+from getac.onnx_graph.shapes import Shapes
+from getac.pipeline import Fact, State
+
+__all__ = ["MatMulToGemm"]
+
+
+@dataclass(frozen=True)
+class MatMulToGemm:
+    """Turns MatMul with a stored matrix, and the Add of a stored vector behind it, into Gemm."""
+
+    name: ClassVar[str] = "matmul-to-gemm"
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SHAPES, Fact.QUANTIZERS_FOLDED})
+    gives: ClassVar[frozenset[Fact]] = frozenset()
+    keeps: ClassVar[frozenset[Fact]] = frozenset(
+        {Fact.QUANTIZERS_FOLDED, Fact.BATCH_NORMS_FOLDED, Fact.SLICED, Fact.CALIBRATED}
+    )
+
+    def run(self, state: State) -> None:
+        assert state.shapes is not None
+        for node in list(state.model.graph):
+            if node.op_type == "MatMul" and node.domain in ("", "ai.onnx"):
+                add = bias_addition(node, state.shapes)
+                if add is not None and node.outputs[0] not in state.quantizers:
+                    merge(node, add)
+
+
+def bias_addition(node: ir.Node, shapes: Shapes) -> ir.Node | None:
+    """The Add of a stored vector that alone reads the product of two matrices."""
+    x, weight, product = node.inputs[0], node.inputs[1], node.outputs[0]
+    if x is None or len(shapes.sizes(x) or ()) != 2 or not is_stored(weight) or product.is_graph_output():
+        return None
+    users = [user for user, _ in product.uses()]
+    if len(users) != 1 or users[0].op_type != "Add":
+        return None
+    bias = other_operand(users[0], product)
+    assert weight is not None
+    columns = (shapes.sizes(weight) or (0,))[-1]
+    is_row = is_stored(bias) and bias is not None and shapes.sizes(bias) in [(columns,), (1, columns)]
+    return users[0] if is_row else None
+
+
+def other_operand(add: ir.Node, product: ir.Value) -> ir.Value | None:
+    return add.inputs[1] if add.inputs[0] is product else add.inputs[0]
+
+
+def merge(node: ir.Node, add: ir.Node) -> None:
+    graph, output = node.graph, add.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    inputs = [node.inputs[0], node.inputs[1], other_operand(add, node.outputs[0])]
+    gemm = ir.node("Gemm", inputs, name=node.name)
+    result = gemm.outputs[0]
+    result.type, result.shape = output.type, output.shape
+    graph.insert_before(add, gemm)
+    for user, index in list(output.uses()):
+        user.replace_input_with(index, result)
+    if output.is_graph_output():
+        graph.outputs[list(graph.outputs).index(output)] = result
+    name = output.name
+    graph.remove([add, node], safe=True)
+    result.name = name

@@ -1,0 +1,124 @@
+"""The law of slicing, as a check: masked equals sliced, for any model and any choice of units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from getac.axes.analysis import Analysis
+from getac.axes.axis import Axis, Mask
+from getac.choice import Choice
+from getac.masking import masked_copy
+from getac.passes import FoldQuantizers, InferAxes, InferShapes, RemoveDead, SliceUnits
+from getac.pipeline import Fact, Pipeline, State
+from getac.runtime import open_session, run
+
+__all__ = ["Feeds", "Outcome", "analyzed", "check_law", "choose", "difference", "feeds_of", "outputs_of"]
+
+Feeds = Mapping[str, NDArray[np.generic]]
+
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found.
+
+    Args:
+        classes: How many open classes there were.
+        units: Their units.
+        removed: How many of them were removed.
+        stored: The share of the float parameters that the removal cut away.
+        difference: The largest difference between masked and sliced, relative to the largest output.
+    """
+
+    classes: int
+    units: int
+    removed: int
+    stored: float
+    difference: float
+
+
+def analyzed(model: onnx.ModelProto) -> State:
+    """A state of the model after the dependency analysis."""
+    state = State(ir.serde.deserialize_model(model))
+    return Pipeline([FoldQuantizers(), RemoveDead(), InferShapes(), InferAxes()]).run(state)
+
+
+def choose(analysis: Analysis, rng: np.random.Generator) -> Choice:
+    """Random units of every open class at once; each class keeps one at least."""
+    masks: dict[Axis, Mask] = {}
+    for one in analysis.classes:
+        mask = rng.random(one.size) < rng.choice([0.3, 0.6, 0.9])
+        mask[rng.integers(one.size)] = True
+        if not mask.all():
+            masks[one.atom] = mask
+    removed = sum(int((~mask).sum()) for mask in masks.values())
+    return Choice(masks, (), sum(one.size for one in analysis.classes), removed, exact=False)
+
+
+def check_law(model: onnx.ModelProto, seed: int = 0) -> Outcome:
+    """Removes random units of every open class and compares the sliced model with the masked one.
+
+    Both run at two sizes of the symbolic dimensions.
+    """
+    rng = np.random.default_rng(seed)
+    state = analyzed(model)
+    assert state.analysis is not None
+    choice = state.choice = choose(state.analysis, rng)
+    before = stored_floats(state.model)
+    masked = masked_copy(state.model, state.analysis, choice)
+    state.facts.add(Fact.CHOSEN)
+    SliceUnits().run(state)
+    worst = 0.0
+    for batch in (BATCH, 1):
+        feeds = feeds_of(model, rng, batch)
+        worst = max(worst, difference(outputs_of(masked, feeds), outputs_of(state.model, feeds)))
+    cut = 1 - stored_floats(state.model) / max(before, 1)
+    return Outcome(len(state.analysis.classes), choice.units, choice.removed, cut, worst)
+
+
+def stored_floats(model: ir.Model) -> int:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(t.size for t in tensors if t is not None and t.dtype.is_floating_point())
+
+
+def feeds_of(model: onnx.ModelProto, rng: np.random.Generator, batch: int = BATCH) -> Feeds:
+    """Random numbers for every graph input; symbolic dimensions are `batch`. Integers lie in [0, 4)."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    feeds: dict[str, NDArray[np.generic]] = {}
+    for spec in model.graph.input:
+        if spec.name in stored:
+            continue
+        tensor = spec.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else batch for dim in tensor.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        is_float = tensor.elem_type == onnx.TensorProto.FLOAT
+        feeds[spec.name] = (rng.normal(size=shape) if is_float else rng.integers(0, 4, shape)).astype(dtype)
+    return feeds
+
+
+def outputs_of(model: onnx.ModelProto | ir.Model, feeds: Feeds) -> list[NDArray[np.generic]]:
+    """Runs the model as it is written, without onnxruntime's rewriting."""
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return list(run(open_session(source, optimize=False), dict(feeds)).values())
+
+
+def difference(left: list[NDArray[np.generic]], right: list[NDArray[np.generic]]) -> float:
+    """The largest difference relative to the largest number of each output; infinite where shapes differ."""
+    return max(map(_difference, left, right))
+
+
+def _difference(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
+    if left.shape != right.shape:
+        return np.inf
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return np.inf
+    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-6))
