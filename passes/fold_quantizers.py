@@ -102,7 +102,7 @@ def fold_pair(node: ir.Node, state: State) -> None:
 
 
 def rounded_tensor(node: ir.Node, x: ir.Value, quantizer: Quantizer, apart: bool, state: State) -> ir.Value:
-    """A stored tensor of floats that lie on the lattice: x itself, or a copy where x is also read unrounded."""
+    """A stored tensor of floats on the lattice: x itself, or a copy where x is also read unrounded."""
     array = array_of(x)
     values = quantizer.quantize(array.astype(np.float32)).astype(array.dtype)
     if apart:

@@ -287,12 +287,25 @@ def _mend_group_norm(node: onnx.NodeProto, context: _Context) -> list[onnx.NodeP
     return [*new, norm]
 
 
+def _refuse_scan(node: onnx.NodeProto, context: _Context) -> None:
+    """Scan of opset 8 runs over a batch; the converter would give its body other shapes."""
+    if context.version < 9:
+        raise UnsupportedModelError(
+            "Scan of opset 8 is not supported",
+            where=f"node {_label(node)}",
+            required="opset 9 or newer",
+            found=f"opset {context.version}",
+            hint=f"export the model with opset {TARGET_OPSET}",
+        )
+
+
 _MENDERS: dict[str, _Mender] = {
     "GroupNormalization": _mend_group_norm,
     "Hardmax": _mend_softmax,
     "LogSoftmax": _mend_softmax,
     "Pad": _mend_pad,
     "Resize": _mend_resize,
+    "Scan": _refuse_scan,
     "Softmax": _mend_softmax,
     "Upsample": _mend_resize,
 }

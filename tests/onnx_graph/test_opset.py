@@ -253,6 +253,14 @@ def test_refuses_what_the_converter_cannot_do() -> None:
     assert caught.value.hint == "export the model with opset 21"
 
 
+def test_refuses_the_first_scan() -> None:
+    body = branch(node("Add", ["s", "i"], ["t"]))
+    scan = node("Scan", ["", "x", "x"], ["y"], name="loop", body=body, num_scan_inputs=1)
+    with pytest.raises(UnsupportedModelError, match="Scan of opset 8") as caught:
+        convert_opset(build(8, [scan], {"x": X}))
+    assert caught.value.where == "node 'loop'"
+
+
 def test_refuses_group_norm_of_unknown_channels() -> None:
     model = build(
         18, [node("GroupNormalization", ["x", "s", "s"], ["y"], num_groups=2)], {"x": X, "s": X[0, 0, 0, :2]}

@@ -1,0 +1,168 @@
+"""Is the result the model that it should be? Numbers under onnxruntime, with their bounds in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from getac.errors import VerificationError
+from getac.runtime import open_session, run
+
+__all__ = ["BOUNDS", "Agreement", "Departure", "check_file_format", "compare", "first_departure"]
+
+Array = npt.NDArray[Any]
+Batch = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds that results are held to.
+
+    Args:
+        sliced_relative: Sliced against masked: max |a - b| / max |a|, float32.
+        kernels_sqnr: Integer kernels against the same graph computed in floats, dB.
+        lowered_sqnr: Lowered against sliced, dB: below it the output is mostly noise.
+    """
+
+    sliced_relative: float = 1e-4
+    kernels_sqnr: float = 20.0
+    lowered_sqnr: float = 3.0
+
+
+BOUNDS = Bounds()
+INFINITE_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an output is from the one it should be.
+
+    Args:
+        output: The graph output.
+        max_abs: max |a - b|.
+        relative: max |a - b| / max |a|.
+        sqnr_db: Signal to quantization noise, 10 log10(sum a^2 / sum (a - b)^2), at most 200.
+        top1: The share of rows whose greatest entry is the same, where the output looks like logits.
+        finite: Whether both are finite in the same places.
+    """
+
+    output: str
+    max_abs: float
+    relative: float
+    sqnr_db: float
+    top1: float | None
+    finite: bool
+
+
+@dataclass(frozen=True)
+class Departure:
+    """The first value, in the order of the graph, that is not what it should be."""
+
+    value: str
+    relative: float
+
+    def __str__(self) -> str:
+        return f"{self.value} (relative difference {self.relative:.2g})"
+
+
+def compare(reference: ir.Model, result: ir.Model, batches: Sequence[Batch]) -> list[Agreement]:
+    """Runs both models on the same inputs and compares every output."""
+    first, second = open_session(reference), open_session(result)
+    return compare_outputs([run(first, batch) for batch in batches], [run(second, batch) for batch in batches])
+
+
+def compare_outputs(expected: Sequence[Batch], found: Sequence[Batch]) -> list[Agreement]:
+    return [
+        agreement(name, [batch[name] for batch in expected], [batch[name] for batch in found])
+        for name in expected[0]
+    ]
+
+
+def agreement(name: str, expected: Sequence[Array], found: Sequence[Array]) -> Agreement:
+    """Compares one output over all batches."""
+    if any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
+        return Agreement(name, np.inf, np.inf, -INFINITE_DB, None, finite=False)
+    a = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in expected])
+    b = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in found])
+    finite = bool((np.isfinite(a) == np.isfinite(b)).all())
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    difference = float(np.abs(a - b).max(initial=0.0))
+    return Agreement(
+        output=name,
+        max_abs=difference,
+        relative=difference / (float(np.abs(a).max(initial=0.0)) or 1.0),
+        sqnr_db=sqnr(float((a**2).sum()), float(((a - b) ** 2).sum())),
+        top1=top1(expected, found),
+        finite=finite,
+    )
+
+
+def sqnr(signal: float, noise: float) -> float:
+    if noise == 0:
+        return INFINITE_DB
+    return float(np.clip(10 * np.log10(signal / noise), -INFINITE_DB, INFINITE_DB)) if signal else -INFINITE_DB
+
+
+def top1(expected: Sequence[Array], found: Sequence[Array]) -> float | None:
+    """Agreement of the greatest entry per row, for floats of shape (samples, classes)."""
+    shape = expected[0].shape
+    if len(shape) != 2 or shape[1] < 2 or expected[0].dtype.kind != "f":
+        return None
+    same = [np.argmax(a, axis=1) == np.argmax(b, axis=1) for a, b in zip(expected, found, strict=True)]
+    return float(np.concatenate(same).mean())
+
+
+def first_departure(
+    reference: ir.Model,
+    result: ir.Model,
+    batch: Batch,
+    bound: float,
+    keep: Mapping[str, Sequence[npt.NDArray[np.bool_]]] | None = None,
+) -> Departure | None:
+    """The first value that both models compute and that differs by more than a relative bound.
+
+    Args:
+        keep: Value -> which indices of each dimension of the reference the result still has.
+    """
+    names = common_values(reference, result)
+    expected = run(open_session(reference, outputs=names, optimize=False), batch)
+    found = run(open_session(result, outputs=names, optimize=False), batch)
+    for name in names:
+        a, b = expected[name], found[name]
+        for dimension, mask in enumerate((keep or {}).get(name, ())):
+            a = np.compress(mask, a, axis=dimension) if mask.size == a.shape[dimension] else a
+        one = agreement(name, [a], [b])
+        if not one.finite or one.relative > bound:
+            return Departure(name, one.relative)
+    return None
+
+
+def common_values(reference: ir.Model, result: ir.Model) -> list[str]:
+    """Float values of the reference, in order, that the result computes under the same name."""
+    others = {value.name for node in result.graph for value in node.outputs}
+    ordered = [value for node in reference.graph for value in node.outputs]
+    return [value.name for value in ordered if value.name and value.name in others]
+
+
+def check_file_format(model: ir.Model) -> None:
+    """onnx's own checker with shape inference.
+
+    Raises:
+        VerificationError: The model is not a valid ONNX model (a bug of a pass).
+    """
+    try:
+        with TemporaryDirectory(prefix="getac-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "model.onnx")  # through a file: protobuf ends at 2 GiB
+            ir.save(model, path, external_data="weights.bin")
+            onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VerificationError("the result is not a valid ONNX model", found=str(error).splitlines()[0]) from error
