@@ -11,7 +11,7 @@ import onnx_ir as ir
 from getac.onnx_graph.edit import add_initializer, array_of, set_input
 from getac.quantizer import Quantizer
 
-__all__ = ["Weights", "layer_quantizer", "read_weights", "set_normal_form"]
+__all__ = ["Weights", "read_weights", "set_normal_form"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,39 +33,35 @@ class Weights:
     quantizer: Quantizer
 
 
-def read_weights(node: ir.Node, record: Quantizer | None, bits: int) -> Weights:
+def read_weights(node: ir.Node, record: Quantizer) -> Weights:
     """Reads a Conv, ConvTranspose, Gemm or MatMul with stored float32 weights.
 
     A Gemm comes with alpha and beta multiplied in and its weight as (out, in), the form with transB = 1.
 
     Args:
-        record: The weight's quantizer, where it has one.
-        bits: Else the weight gets a symmetric one of so many bits, with a step per output unit.
+        record: The weight's quantizer; a single step is repeated for every output unit.
     """
     weight = np.asarray(array_of(node.inputs[1]), dtype=np.float32)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     numbers = None if bias is None else np.asarray(array_of(bias), dtype=np.float32)
     if node.op_type == "Gemm":
-        return read_gemm(node, weight, numbers, record, bits)
+        return read_gemm(node, weight, numbers, record)
     axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": weight.ndim - 1}[node.op_type]
-    return Weights(weight, numbers, axis, layer_quantizer(weight, axis, record, bits))
+    return Weights(weight, numbers, axis, per_unit(record, axis, weight.shape[axis]))
 
 
-def read_gemm(
-    node: ir.Node, weight: Floats, bias: Floats | None, record: Quantizer | None, bits: int
-) -> Weights:
+def read_gemm(node: ir.Node, weight: Floats, bias: Floats | None, record: Quantizer) -> Weights:
     alpha = node.attributes.get_float("alpha", 1.0)
     if not node.attributes.get_int("transB", 0):
-        weight = np.ascontiguousarray(weight.T)
-        record = None if record is None else transposed(record)
-    if record is not None and alpha != 1:
+        weight, record = np.ascontiguousarray(weight.T), transposed(record)
+    if alpha != 1:
         low, high = (record.low, record.high) if alpha > 0 else (-record.high, -record.low)
         record = Quantizer((record.step * np.float32(abs(alpha))).astype(np.float32), low, high, record.axis)
     weight = weight * np.float32(alpha)
     if bias is not None:
         beta = np.float32(node.attributes.get_float("beta", 1.0))
         bias = np.broadcast_to(beta * bias.reshape(-1), (weight.shape[0],)).copy()
-    return Weights(weight, bias, 0, layer_quantizer(weight, 0, record, bits))
+    return Weights(weight, bias, 0, per_unit(record, 0, weight.shape[0]))
 
 
 def transposed(record: Quantizer) -> Quantizer:
@@ -73,15 +69,11 @@ def transposed(record: Quantizer) -> Quantizer:
     return Quantizer(record.step, record.low, record.high, axis)
 
 
-def layer_quantizer(weight: Floats, axis: int, record: Quantizer | None, bits: int) -> Quantizer:
-    """A weight's quantizer with one step per index of a dimension; a record per output unit stays as it is."""
-    if record is None:
-        rest = tuple(i for i in range(weight.ndim) if i != axis)
-        return Quantizer.symmetric(np.abs(weight).max(axis=rest), bits, axis)
+def per_unit(record: Quantizer, axis: int, units: int) -> Quantizer:
+    """A quantizer with one step for the whole tensor, as one with equal steps along a dimension."""
     if record.axis is not None:
         return record
-    steps = np.broadcast_to(record.step, (weight.shape[axis],)).copy()
-    return Quantizer(steps, record.low, record.high, axis)
+    return Quantizer(np.broadcast_to(record.step, (units,)).copy(), record.low, record.high, axis)
 
 
 def set_normal_form(node: ir.Node, weights: Weights) -> None:

@@ -38,6 +38,7 @@ class Fact(Enum):
     CHOSEN = "the units to remove are chosen"
     SLICED = "the chosen units are gone"
     CALIBRATED = "activations have quantizers"
+    WEIGHTS_QUANTIZED = "weights have quantizers"
     LOWERED = "layers run on integers where they can"
 
 
@@ -124,12 +125,12 @@ class Pipeline:
 
     Args:
         passes: What to run.
-        language: Fact -> what must be true of a model for which the fact is claimed.
+        language: Fact -> what must be true of a model for which the fact is claimed; None: `stages.LANGUAGE`.
         on_pass: Called with each pass's name before it runs (progress).
     """
 
     passes: Sequence[Pass]
-    language: Mapping[Fact, Check] = field(default_factory=dict)
+    language: Mapping[Fact, Check] | None = None
     on_pass: Callable[[str], None] | None = None
 
     def run(self, state: State) -> State:
@@ -165,8 +166,11 @@ class Pipeline:
         self._check(one, state)
 
     def _check(self, one: Pass, state: State) -> None:
+        from getac.stages import LANGUAGE  # the language is written in terms of this module
+
+        language = LANGUAGE if self.language is None else self.language
         for fact in sorted(state.facts, key=lambda fact: fact.name):
-            check = self.language.get(fact)
+            check = language.get(fact)
             problem = check(state) if check else None
             if problem:
                 raise PassError(

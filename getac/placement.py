@@ -101,7 +101,9 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
         return "its weight is not a matrix"
     for value in (weight, node.inputs[0], carrier(node)):
         if value in quantizers and quantizers[value].bits > MAX_BITS:
-            return f"{value.name} has {quantizers[value].bits} bits, and integer kernels take at most {MAX_BITS}"
+            return (
+                f"{value.name} has {quantizers[value].bits} bits, and integer kernels take at most {MAX_BITS}"
+            )
     if weight in quantizers and quantizers[weight].axis not in (None, output_dimension(node)):
         return "its weight has a scale per input channel"
     return None
@@ -109,9 +111,11 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
 
 def output_dimension(node: ir.Node) -> int:
     """The dimension of a layer's weight that its output units lie in (groups aside)."""
+    weight = node.inputs[1]
+    assert weight is not None and weight.shape is not None
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
-    return 0 if node.op_type == "Conv" else 1
+    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, len(weight.shape) - 1)
 
 
 def carrier(node: ir.Node) -> ir.Value:
@@ -123,9 +127,7 @@ def carrier(node: ir.Node) -> ir.Value:
     return output
 
 
-def stays_integer(
-    node: ir.Node, available: set[ir.Value], quantizers: Mapping[ir.Value, Quantizer]
-) -> bool:
+def stays_integer(node: ir.Node, available: set[ir.Value], quantizers: Mapping[ir.Value, Quantizer]) -> bool:
     """Whether an operator between quantized values can run on integers."""
     if node.domain not in ("", "ai.onnx"):
         return False
@@ -155,9 +157,7 @@ def drop_unused(graph: ir.Graph, placement: Placement) -> None:
             placement.integer.discard(node)
 
 
-def collect_values(
-    graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]
-) -> None:
+def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
     """The values that carry a quantizer, whose quantizer it is, and what it absorbs."""
     values = set()
     for node in placement.integer:

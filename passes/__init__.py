@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from getac.passes.calibrate import Calibrate
 from getac.passes.choose_units import ChooseUnits
 from getac.passes.fold_batch_norm import FoldBatchNorm
@@ -10,10 +12,13 @@ from getac.passes.infer_axes import InferAxes
 from getac.passes.infer_shapes import InferShapes
 from getac.passes.lower_integers import LowerIntegers
 from getac.passes.matmul_to_gemm import MatMulToGemm
+from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.slice_units import SliceUnits
 from getac.passes.store_weights import StoreWeights
 from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
+
+Progress = Callable[[int], None]
 
 __all__ = [
     "Calibrate",
@@ -27,9 +32,51 @@ __all__ = [
     "MatMulToGemm",
     "Pass",
     "Pipeline",
+    "QuantizeWeights",
     "Refusal",
     "RemoveDead",
     "SliceUnits",
     "State",
     "StoreWeights",
+    "analysis_passes",
+    "integer_passes",
+    "pruning_passes",
+    "quantizing_passes",
+    "weight_only_passes",
 ]
+
+
+def analysis_passes() -> tuple[Pass, ...]:
+    """From a model as it was read to its pruning classes."""
+    return (
+        FoldQuantizers(),  # first: nothing may be folded into a weight that has a quantizer
+        RemoveDead(),  # an unused branch would freeze what it touches
+        InferShapes(),
+        MatMulToGemm(),
+        FoldBatchNorm(),  # before the axes: a dead channel shows in the folded weight
+        RemoveDead(),
+        InferShapes(),
+        InferAxes(),
+    )
+
+
+def pruning_passes() -> tuple[Pass, ...]:
+    """Carries out a choice of units."""
+    return (SliceUnits(), RemoveDead())
+
+
+def quantizing_passes(
+    method: str = "minmax", weight_bits: int = 8, activation_bits: int = 8, progress: Progress | None = None
+) -> tuple[Pass, ...]:
+    """Gives weights and activations their quantizers; ranges are those of the sliced model."""
+    return (QuantizeWeights(weight_bits), Calibrate(method, activation_bits, progress))
+
+
+def integer_passes() -> tuple[Pass, ...]:
+    """Integer kernels where onnxruntime has them, small files everywhere."""
+    return (LowerIntegers(), StoreWeights(), RemoveDead())  # storing takes what is still in floats
+
+
+def weight_only_passes() -> tuple[Pass, ...]:
+    """Integers in the file, floats in the kernels."""
+    return (StoreWeights(), RemoveDead())

@@ -1,7 +1,7 @@
 """lower-integers: layers and what lies between them run on integers, by the forms that onnxruntime fuses.
 
-    before   x -> Conv(W, b) -> Relu -> y          x, y: values with quantizers
-    after    x -> Q -> DQ -> Conv(DQ(W_int8), DQ(b_int32)) -> Q -> DQ -> y
+before   x -> Conv(W, b) -> Relu -> y          x, y: values with quantizers
+after    x -> Q -> DQ -> Conv(DQ(W_int8), DQ(b_int32)) -> Q -> DQ -> y
 """
 
 from __future__ import annotations
@@ -24,18 +24,14 @@ __all__ = ["LowerIntegers"]
 
 @dataclass(frozen=True)
 class LowerIntegers:
-    """Writes Q/DQ pairs on activations, INT8 weights per output channel, INT32 biases.
-
-    Args:
-        bits: Weight bits where the model has no quantizer of its own, 2 to 8.
-    """
-
-    bits: int = 8
+    """Writes Q/DQ pairs on activations, INT8 weights per output channel, INT32 biases."""
 
     name: ClassVar[str] = "lower-integers"
-    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED, Fact.QUANTIZERS_FOLDED})
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED, Fact.WEIGHTS_QUANTIZED})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.LOWERED})
-    keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED, Fact.BATCH_NORMS_FOLDED})
+    keeps: ClassVar[frozenset[Fact]] = frozenset(
+        {Fact.SLICED, Fact.BATCH_NORMS_FOLDED, Fact.WEIGHTS_QUANTIZED}
+    )
 
     def run(self, state: State) -> None:
         graph = state.model.graph
@@ -44,7 +40,7 @@ class LowerIntegers:
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
         for node in placement.integer:
             if is_layer(node):
-                lower_layer(node, state, self.bits)
+                lower_layer(node, state)
         for value in placement.values:
             keep = value.producer() is None or not writes_integers(value, placement)
             quantize_activation(graph, value, state.quantizers[value], keep_outputs=keep)
@@ -55,11 +51,11 @@ class LowerIntegers:
                 barrier(node, 0)
 
 
-def lower_layer(node: ir.Node, state: State, bits: int) -> None:
+def lower_layer(node: ir.Node, state: State) -> None:
     """Replaces a layer's float weights and bias by stored integers."""
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None and x is not None
-    weights = read_weights(node, state.quantizers.get(weight), bits)
+    weights = read_weights(node, state.quantizers[weight])
     set_normal_form(node, weights)
     input_step = np.float32(state.quantizers[x].step)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
@@ -78,7 +74,9 @@ def writes_integers(value: ir.Value, placement: Placement) -> bool:
     producer = value.producer()
     while producer in placement.absorbed and producer is not None and producer.inputs[0] is not None:
         producer = producer.inputs[0].producer()
-    return producer in placement.integer and producer is not None and producer.op_type not in ("Gemm", "MatMul")
+    return (
+        producer in placement.integer and producer is not None and producer.op_type not in ("Gemm", "MatMul")
+    )
 
 
 def reads_integers(node: ir.Node) -> bool:
@@ -94,5 +92,3 @@ def absorb(node: ir.Node) -> None:
     for user, index in list(output.uses()):
         user.replace_input_with(index, x)
     node.graph.remove(node, safe=True)
-
-

@@ -1,8 +1,8 @@
 """store-weights: float layers keep their weights as INT8 in the file and get them back when it is loaded.
 
-    before   x -> Conv(W) -> y
-    after    x -> Conv(Cast(W_int8) * scale) -> y       folded by onnxruntime at load: the speed of floats
-    after    x -> MatMul(DQ(W_int8)) -> y               MatMulNBits, activations quantized on the fly
+before   x -> Conv(W) -> y
+after    x -> Conv(Cast(W_int8) * scale) -> y       folded by onnxruntime at load: the speed of floats
+after    x -> MatMul(DQ(W_int8)) -> y               MatMulNBits, activations quantized on the fly
 """
 
 from __future__ import annotations
@@ -22,16 +22,10 @@ __all__ = ["StoreWeights"]
 
 @dataclass(frozen=True)
 class StoreWeights:
-    """Lowers what does not run on integers to weight-only INT8, one step per output channel.
-
-    Args:
-        bits: Weight bits where the model has no quantizer of its own, 2 to 8.
-    """
-
-    bits: int = 8
+    """Lowers what does not run on integers to weight-only INT8, one step per output channel."""
 
     name: ClassVar[str] = "store-weights"
-    needs: ClassVar[frozenset[Fact]] = frozenset()
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.LOWERED})
     keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED, Fact.BATCH_NORMS_FOLDED})
 
@@ -41,7 +35,7 @@ class StoreWeights:
                 continue
             reason = why_not(node, state)
             if reason is None:
-                store(node, state, self.bits)
+                store(node, state)
             else:
                 state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it stays in floats"))
 
@@ -57,10 +51,10 @@ def why_not(node: ir.Node, state: State) -> str | None:
     return None
 
 
-def store(node: ir.Node, state: State, bits: int) -> None:
+def store(node: ir.Node, state: State) -> None:
     weight = node.inputs[1]
     assert weight is not None
-    weights = read_weights(node, state.quantizers.get(weight), bits)
+    weights = read_weights(node, state.quantizers[weight])
     set_normal_form(node, weights)
     form = dequantized_weight if node.op_type == "MatMul" and weights.weight.ndim == 2 else scaled_weight
     node.replace_input_with(1, form(node, weight.name or "weight", weights.weight, weights.quantizer))

@@ -9,7 +9,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from hypothesis import settings
 from onnx import numpy_helper
+
+settings.register_profile("getac", derandomize=True, database=None, deadline=None)
+settings.load_profile("getac")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0, help="the first seed")
-    parser.add_argument("--steps", type=int, default=None, help="steps per graph; 5 to 40 at random if absent")
+    parser.add_argument(
+        "--steps", type=int, default=None, help="steps per graph; 5 to 40 at random if absent"
+    )
     options = parser.parse_args()
     return fuzz(range(options.start, options.start + options.count), options.steps)
 

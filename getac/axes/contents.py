@@ -49,9 +49,7 @@ class SizeOf:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something computed in a way that nobody followed; `axes` are the sizes that went into it."""
-
-    axes: tuple[Axis, ...] = ()
+    """Something computed in a way that nobody followed; the sizes that went into it are frozen."""
 
 
 Entry = Literal | SizeOf | Unknown

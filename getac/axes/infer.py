@@ -33,11 +33,15 @@ class Inference:
         axes: Value -> one axis type per dimension, for every value of known shape.
         sites: Where a size is written down -> the axis that it is the size of.
         opaque: The nodes without a rule, with the reason.
+        pinned: Literals that are used as numbers too, so that they must stay as they are.
+        parameters: The stored tensors.
     """
 
     axes: dict[Hashable, Axes] = field(default_factory=dict)
     sites: dict[Site, Axis] = field(default_factory=dict)
     opaque: list[OpaqueNode] = field(default_factory=list)
+    pinned: dict[Site, Freeze] = field(default_factory=dict)
+    parameters: frozenset[Hashable] = frozenset()
 
 
 def infer(view: GraphView) -> Inference:
@@ -45,7 +49,7 @@ def infer(view: GraphView) -> Inference:
 
     Graph inputs and outputs are frozen, and so is everything that touches an operator without a rule.
     """
-    result = Inference()
+    result = Inference(parameters=frozenset(view.parameters))
     contents: dict[Hashable, Contents] = {}
     for value in view.parameters:
         add_value(view, result, value, None)
@@ -56,7 +60,19 @@ def infer(view: GraphView) -> Inference:
     for value in view.outputs:
         for axis in result.axes.get(value, ()):
             freeze(axis, Freeze("a graph output", view.name_of(value)))
+        for entry in contents.get(value, ()):
+            pin(entry, result, Freeze("its size is a graph output", view.name_of(value)))
     return result
+
+
+def pin(entry: Entry, result: Inference, why: Freeze) -> None:
+    """Keeps the number that an entry is: of a literal, what other nodes take it for the size of."""
+    if isinstance(entry, Literal):
+        result.pinned[entry.site] = why
+        if entry.site in result.sites:
+            freeze(result.sites[entry.site], why)
+    elif isinstance(entry, SizeOf):
+        freeze(entry.axis, why)
 
 
 def add_value(view: GraphView, result: Inference, value: Hashable, frozen: str | None) -> None:
@@ -145,15 +161,15 @@ class Context:
     def freeze(self, axis: Axis, reason: str) -> None:
         freeze(axis, Freeze(reason, self._node.name))
 
-    def size_site(
-        self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False
-    ) -> None:
+    def size_site(self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False) -> None:
         self._add_site(Site(self._node.identity, argument, index, from_end), axis)
 
     def _add_site(self, site: Site, axis: Axis) -> None:
         known = self._result.sites.setdefault(site, axis)
         if known is not axis:
             self.same(known, axis)  # one number cannot become two
+        if site in self._result.pinned:
+            freeze(axis, self._result.pinned[site])
 
     def size_sites(self, entries: Sequence[Entry], axes: Sequence[Axis]) -> None:
         for entry, axis in zip(entries, axes, strict=True):
@@ -163,7 +179,6 @@ class Context:
             elif isinstance(entry, SizeOf):
                 self.same(entry.axis, axis)
             else:
-                self._freeze_entry(entry)
                 self.freeze(axis, "its size is computed in a way that is not followed")
 
     def contents(self, index: int) -> Contents | None:
@@ -176,6 +191,8 @@ class Context:
         numbers = self._view.small_constant(value) if value is not None else None
         if numbers is None or numbers.ndim > 1 or not np.issubdtype(numbers.dtype, np.integer):
             return None
+        if value not in self._result.parameters:
+            return (Unknown(),) * numbers.size
         return tuple(
             Literal(int(number), Site(self._node.identity, index, position))
             for position, number in enumerate(numbers.reshape(-1))
@@ -195,15 +212,11 @@ class Context:
         """Sizes that go into arithmetic without a rule: what comes out of it would change with them."""
         for index, value in enumerate(self._node.inputs):
             if index not in self._followed:
-                for entry in self._contents.get(value, ()):
-                    self._freeze_entry(entry)
+                self._pin_entries(value)
 
-    def _freeze_entry(self, entry: Entry) -> None:
-        axes: Axes = (entry.axis,) if isinstance(entry, SizeOf) else ()
-        if isinstance(entry, Unknown):
-            axes = entry.axes
-        for axis in axes:
-            self.freeze(axis, "its size is used as a number")
+    def _pin_entries(self, value: Hashable) -> None:
+        for entry in self._contents.get(value, ()):
+            pin(entry, self._result, Freeze("its size is used as a number", self._node.name))
 
     def set_output(self, value: Hashable, axes: Axes) -> None:
         """Records a rule's answer; one that contradicts the known shape is not trusted."""
@@ -221,8 +234,7 @@ class Context:
         for value in [*self._node.inputs, *self._node.captured]:
             for axis in self._result.axes.get(value, ()):
                 self.freeze(axis, reason)
-            for entry in self._contents.get(value, ()):
-                self._freeze_entry(entry)
+            self._pin_entries(value)
         for value in self._node.outputs:
             sizes = self._view.sizes(value)
             if sizes is not None:

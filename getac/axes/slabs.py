@@ -79,6 +79,11 @@ def constant_slices(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], di
     return np.where(low == high, low, np.nan).astype(np.float64)
 
 
+def fill(operands: Sequence[Slab | None], number: float) -> list[Slab | None]:
+    """The operands with a number in place of what is unknown."""
+    return [None if slab is None else np.where(np.isnan(slab), number, slab) for slab in operands]
+
+
 def check_masking(view: GraphView, inference: Inference) -> None:
     """Freezes the axes along which masking would not equal slicing.
 
@@ -183,16 +188,21 @@ class Context:
         if not self._walk.is_open(axis):
             return UNKNOWN
         arrays = np.broadcast_arrays(*(slab for slab in operands if slab is not None))
-        unknown = np.isnan(np.stack(arrays)).any(axis=0) if arrays else np.array(True)
+        missing = np.isnan(np.stack(arrays)) if arrays else np.array([True])
+        unknown = missing.any(axis=0)
+        if self._walk.numbers.masked and (unknown & ~missing.all(axis=0)).any():
+            self._check_finite_beside_unknown(axis, operands)
         if unknown.all():
             return UNKNOWN
-        result = np.where(
-            unknown, np.nan, self._run([None if s is None else np.nan_to_num(s) for s in operands])
-        )
-        infinite = ~unknown & ~np.isfinite(result)
-        if infinite.any():
+        result = np.where(unknown, np.nan, self._run(fill(operands, 0.0)))
+        if (~unknown & ~np.isfinite(result)).any():
             self._walk.not_finite.append((axis, self._node.name))
         return np.where(np.isfinite(result), result, np.nan)
+
+    def _check_finite_beside_unknown(self, axis: Axis, operands: Sequence[Slab | None]) -> None:
+        """x / 0 is infinite although nobody knows x; a later zero weight would make it NaN."""
+        if any(np.isinf(self._run(fill(operands, number))).any() for number in (1.0, -1.0)):
+            self._walk.not_finite.append((axis, self._node.name))
 
     def _run(self, operands: Sequence[Slab | None]) -> Floats:
         """Evaluates the operator; single numbers recur from layer to layer, so they are remembered."""

@@ -25,8 +25,8 @@ def array_of(value: ir.Value | None) -> Array:
 
 
 def unique_name(graph: ir.Graph, wish: str, taken: set[str] | None = None) -> str:
-    """A name that no value of the graph has; `taken` avoids a walk over the graph where many are made."""
-    names = taken if taken is not None else value_names(graph)
+    """A name that no value or node of the graph has; `taken` avoids a walk where many are made."""
+    names = taken if taken is not None else taken_names(graph)
     name, count = wish, 0
     while name in names:
         count += 1
@@ -35,11 +35,11 @@ def unique_name(graph: ir.Graph, wish: str, taken: set[str] | None = None) -> st
     return name
 
 
-def value_names(graph: ir.Graph) -> set[str]:
-    """The names of all values of a graph and its subgraphs."""
+def taken_names(graph: ir.Graph) -> set[str]:
+    """The names of all values and nodes of a graph and its subgraphs; onnxruntime wants both unique."""
     names = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
     for node in graph.all_nodes():
-        names.update(value.name for value in node.outputs)
+        names.update([node.name, *(value.name for value in node.outputs)])
     for inner in graph.subgraphs():
         names.update(value.name for value in [*inner.inputs, *inner.initializers.values()])
     return {name for name in names if name}

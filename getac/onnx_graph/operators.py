@@ -55,6 +55,11 @@ class NodeReader:
     def input(self, index: int) -> ir.Value | None:
         return self.node.inputs[index] if index < len(self.node.inputs) else None
 
+    def is_stored(self, index: int) -> bool:
+        """Whether an input is a tensor of the graph, whose entries can be rewritten."""
+        value = self.input(index)
+        return value is not None and value.is_initializer()
+
     def numbers(self, index: int) -> tuple[int, ...] | None:
         """The entries of a constant integer input; None if the input is absent."""
         value = self.input(index)
@@ -173,11 +178,18 @@ def cumulative(n: NodeReader) -> Rule:
 
 
 def pool(n: NodeReader) -> Rule:
+    if len(n.node.outputs) > 1 and n.node.outputs[1].uses():
+        raise NotConstant("its indices count through all channels")
     return Spatial()
 
 
+def power_pool(n: NodeReader) -> Rule:
+    return Spatial(keeps_constant=False)
+
+
 def average_pool(n: NodeReader) -> Rule:
-    return Spatial(keeps_constant=not (n.integer("count_include_pad", 0) and is_padded(n)))
+    overhangs = is_padded(n) or n.integer("ceil_mode", 0)
+    return Spatial(keeps_constant=not (n.integer("count_include_pad", 0) and overhangs))
 
 
 def resize(n: NodeReader) -> Rule:
@@ -203,6 +215,8 @@ def concat(n: NodeReader) -> Rule:
 
 
 def split(n: NodeReader) -> Rule:
+    if n.input(1) is not None and not n.is_stored(1):
+        raise NotConstant("the sizes of its parts are computed")
     return Split(axis=n.axis(0))
 
 
@@ -212,9 +226,10 @@ def slice_(n: NodeReader) -> Rule:
     sizes = n.sizes()
     axes = tuple(axis % len(sizes) for axis in axes) if axes is not None else tuple(range(len(starts)))
     steps = steps if steps is not None else (1,) * len(starts)
+    fixed = not (n.is_stored(1) and n.is_stored(2))
     return Slice(
         tuple(
-            Cut(axis, *slice(start, end, step).indices(sizes[axis]), entry, start < 0, end < 0)
+            Cut(axis, *slice(start, end, step).indices(sizes[axis]), entry, start < 0, end < 0, fixed)
             for entry, (axis, start, end, step) in enumerate(zip(axes, starts, ends, steps, strict=True))
         )
     )
@@ -298,7 +313,8 @@ OPERATORS: dict[str, Maker] = table(
         along(-1, "the axis of a softmax"): "Softmax LogSoftmax Hardmax",
         along(-1, "a normalised axis"): "LpNormalization",
         cumulative: "CumSum",
-        pool: "MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool",
+        pool: "MaxPool GlobalAveragePool GlobalMaxPool",
+        power_pool: "LpPool GlobalLpPool",
         average_pool: "AveragePool",
         resize: "Resize",
         pad: "Pad",

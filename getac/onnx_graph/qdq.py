@@ -23,7 +23,12 @@ Floats = npt.NDArray[np.float32]
 
 
 def new_node(
-    graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value | None], name: str, dtype: ir.DataType, **attributes: int
+    graph: ir.Graph,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    dtype: ir.DataType,
+    **attributes: int,
 ) -> ir.Node:
     """A node with one typed output; both are called `name`, or the next free name after it."""
     node = ir.node(op_type, inputs, attributes, name=name)

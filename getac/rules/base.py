@@ -72,9 +72,7 @@ class AxisContext(Protocol):
         """States that an axis must keep all of its units."""
         ...
 
-    def size_site(
-        self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False
-    ) -> None:
+    def size_site(self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False) -> None:
         """States that an argument of this node (or an entry of it) is the size of an axis, or minus it."""
         ...
 

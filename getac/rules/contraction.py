@@ -168,7 +168,7 @@ class Gemm(Rule):
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         inner_b, columns = (1, 0) if self.transpose_b else (0, 1)
-        c.contract(0, 0 if self.transpose_a else 1, c.slab(1, inner_b), foldable=True)
+        c.contract(0, 0 if self.transpose_a else 1, c.slab(1, inner_b), foldable=self.beta != 0)
         if not c.has(2):
             return [(UNKNOWN, output_slab(c, c.slab(1, columns), None))]
         bias_sizes = c.input_sizes(2)

@@ -68,7 +68,7 @@ class Elementwise(Rule):
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.sizes())
-        return [tuple(self._slab(c, position, rank) for position in range(rank))] * c.outputs
+        return [tuple(self._slab(c, position, rank) for position in range(rank))]
 
     def _slab(self, c: SlabContext, position: int, rank: int) -> Slab:
         count = self.operands if self.operands is not None else c.inputs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis, total
-from getac.axes.contents import Contents
+from getac.axes.contents import Entry, Unknown
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Concat", "Cut", "Gather", "Slice", "Split"]
@@ -34,13 +34,10 @@ class Concat(Rule):
         return [tuple(out)]
 
     def _entries(self, c: AxisContext) -> None:
-        entries: list[Contents] = []
+        entries: list[Entry] = []
         for index in range(c.inputs):
-            part = c.contents(index)
-            if part is None:
-                return
-            entries.append(part)
-        c.set_contents(tuple(entry for part in entries for entry in part))
+            entries += c.contents(index) or (Unknown(),) * c.input(index)[0].size
+        c.set_contents(tuple(entries))
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.sizes())
@@ -107,6 +104,7 @@ class Cut:
         entry: The position of this dimension's bounds in the lists "starts" and "ends".
         start_from_end: Whether the start is written as a negative number.
         stop_from_end: Whether the end is written as a negative number.
+        fixed: Whether the bounds cannot be rewritten, because they are computed.
     """
 
     dimension: int
@@ -116,6 +114,7 @@ class Cut:
     entry: int
     start_from_end: bool = False
     stop_from_end: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,12 +138,13 @@ class Slice(Rule):
                 out[cut.dimension] = self._piece(c, axis, cut)
         if len(x) == 1 and len(self.cuts) == 1 and (contents := c.contents(0)):
             cut = self.cuts[0]
-            if cut.step > 0:
-                c.set_contents(contents[cut.start : cut.stop : cut.step])
+            c.set_contents(tuple(contents[i] for i in range(cut.start, cut.stop, cut.step)))
         return [tuple(out)]
 
     def _piece(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
         """Cuts the axis in three; a bound is the size of what lies before it, or minus that of the rest."""
+        if cut.fixed:
+            c.freeze(axis, "sliced at a computed place")
         before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
         after = c.atom(axis.size - cut.stop)
         c.same(axis, total(before, piece, after))

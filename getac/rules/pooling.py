@@ -37,20 +37,18 @@ class Spatial(Rule):
                 c.freeze(axis, "a resized dimension")
                 axis = c.frozen_atom(size, "a resized dimension")
             carried.append(axis)
-        self._sites(c, (carried[0], carried[1]))
         spatial = (c.frozen_atom(size, "a spatial dimension") for size in sizes[2:])
-        return [(*carried, *spatial)] * c.outputs
-
-    def _sites(self, c: AxisContext, carried: Axes) -> None:
+        out = (*carried, *spatial)
         contents = c.contents(self.sizes_input) if self.sizes_input is not None else None
-        if contents is not None and len(contents) == len(c.sizes()):
-            c.size_sites(contents[:2], carried)
+        if contents is not None and len(contents) == len(out):
+            c.size_sites(contents, out)
+        return [out] * c.outputs
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         channel = c.slab(0, 1)
         if not self.keeps_constant:
             channel = np.where(channel == 0, 0.0, np.nan)
-        return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))] * c.outputs
+        return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))]
 
 
 @dataclass(frozen=True)

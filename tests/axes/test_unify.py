@@ -222,7 +222,9 @@ def random_masks(axes: list[Axis], rng: np.random.Generator) -> Mapping[Axis, Ma
 
 @given(data=st.data(), size=st.sampled_from([2, 4, 6, 8, 12, 16, 24, 36]), seed=st.integers(0, 2**31))
 @settings(max_examples=400, deadline=2000)
-def test_both_sides_of_every_equation_keep_the_same_indices(data: st.DataObject, size: int, seed: int) -> None:
+def test_both_sides_of_every_equation_keep_the_same_indices(
+    data: st.DataObject, size: int, seed: int
+) -> None:
     pool: list[Axis] = []
     pairs = [
         (data.draw(axis_of(size, pool)), data.draw(axis_of(size, pool)))

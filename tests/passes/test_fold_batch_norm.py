@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from getac.pipeline import Fact, Pipeline, State
 from getac.passes import FoldBatchNorm
+from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
 
 BOUND = {np.float32: 1e-6, np.float16: 4e-3}  # relative to the largest output
@@ -89,7 +89,9 @@ def test_gemm_whose_alpha_scales_the_product_only(build, evaluate, transposed, a
 def test_gemm_bias_that_is_broadcast(build, evaluate, shape):
     text = """(float[3,6] x) => (float[3,8] z) {
         y = Gemm<beta=0.5>(x, W, c) z = BatchNormalization(y, gamma, beta, mean, var) }"""
-    check(build, evaluate, text, normal(3, 6), {"W": normal(6, 8), "c": normal(*shape, seed=2) + np.float32(1)})
+    check(
+        build, evaluate, text, normal(3, 6), {"W": normal(6, 8), "c": normal(*shape, seed=2) + np.float32(1)}
+    )
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (8, 8)])

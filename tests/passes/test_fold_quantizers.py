@@ -80,9 +80,7 @@ def check_function(evaluate, model, **feeds):
     assert [value.name for value in model.graph.outputs] == names
     for old, new in zip(before, evaluate(with_pairs(state), **feeds), strict=True):
         np.testing.assert_array_equal(new, old)
-    again = Pipeline([FoldQuantizers(), RemoveDead()]).run(
-        State(model, quantizers=dict(state.quantizers))
-    )
+    again = Pipeline([FoldQuantizers(), RemoveDead()]).run(State(model, quantizers=dict(state.quantizers)))
     assert not any(record.changed for record in again.records)
     assert records(again) == records(state)
     return state
@@ -109,7 +107,9 @@ WEIGHT = "(float[2,4] x) => (float[2,3] y) {{ w = DequantizeLinear{axis}({inputs
 def test_weight_per_tensor(build, evaluate, dtype, zero, low, high):
     integers = np.random.default_rng(0).integers(0, 8, (4, 3)).astype(dtype)
     step = np.asarray(0.03, F32)
-    model = build(WEIGHT.format(axis="", inputs="W, s, z"), W=integers, s=step, z=np.asarray(zero).astype(dtype))
+    model = build(
+        WEIGHT.format(axis="", inputs="W, s, z"), W=integers, s=step, z=np.asarray(zero).astype(dtype)
+    )
     state = check_function(evaluate, model, x=normal(2, 4))
     assert operators(model) == ["MatMul"]
     (record,) = state.quantizers.values()
@@ -286,14 +286,14 @@ def test_two_roundings_in_a_row(build, evaluate):
 
 
 def test_graph_output_that_is_rounded_keeps_its_name(build, evaluate):
-    text = "(float[2,4] i) => (float[2,4] a) { x = Relu(i) %s }" % PAIR
+    text = f"(float[2,4] i) => (float[2,4] a) {{ x = Relu(i) {PAIR} }}"
     state = check_function(evaluate, build(text, **ONE), i=normal(2, 4))
     assert operators(state.model) == ["Relu", "Identity"]
     assert records(state) == {"a": RECORD}
 
 
 def test_value_that_is_rounded_and_an_output(build, evaluate):
-    text = "(float[2,4] i) => (float[2,4] x, float[2,4] y) { x = Relu(i) %s y = Neg(a) }" % PAIR
+    text = f"(float[2,4] i) => (float[2,4] x, float[2,4] y) {{ x = Relu(i) {PAIR} y = Neg(a) }}"
     state = check_function(evaluate, build(text, **ONE), i=normal(2, 4))
     assert records(state) == {"a": RECORD}
 
@@ -348,7 +348,11 @@ REFUSED = {
     ),
     "zero scale": (PAIR, {**ONE, "s": np.asarray(0, F32)}, "not a positive number"),
     "negative scale": (PAIR, {**ONE, "s": np.asarray(-1, F32)}, "not a positive number"),
-    "scale that is no number": (PAIR, {**ONE, "s": np.asarray(np.nan, F32)}, "different scales|not a positive"),
+    "scale that is no number": (
+        PAIR,
+        {**ONE, "s": np.asarray(np.nan, F32)},
+        "different scales|not a positive",
+    ),
     "zero scale of a channel": (
         "v = DequantizeLinear(W, s) a = Add(x, v)",
         {"s": np.array([0.1, 0, 0.1, 0.1], F32), "W": np.ones((2, 4), np.int8)},

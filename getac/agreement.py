@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from getac.errors import VerificationError
 from getac.runtime import open_session, run
 
-__all__ = ["BOUNDS", "Agreement", "Departure", "check_file_format", "compare", "first_departure"]
+__all__ = ["BOUNDS", "Agreement", "Departure", "check_file_format", "compare_outputs", "first_departure"]
 
 Array = npt.NDArray[Any]
 Batch = Mapping[str, Array]
@@ -73,12 +73,6 @@ class Departure:
         return f"{self.value} (relative difference {self.relative:.2g})"
 
 
-def compare(reference: ir.Model, result: ir.Model, batches: Sequence[Batch]) -> list[Agreement]:
-    """Runs both models on the same inputs and compares every output."""
-    first, second = open_session(reference), open_session(result)
-    return compare_outputs([run(first, batch) for batch in batches], [run(second, batch) for batch in batches])
-
-
 def compare_outputs(expected: Sequence[Batch], found: Sequence[Batch]) -> list[Agreement]:
     return [
         agreement(name, [batch[name] for batch in expected], [batch[name] for batch in found])
@@ -109,7 +103,9 @@ def agreement(name: str, expected: Sequence[Array], found: Sequence[Array]) -> A
 def sqnr(signal: float, noise: float) -> float:
     if noise == 0:
         return INFINITE_DB
-    return float(np.clip(10 * np.log10(signal / noise), -INFINITE_DB, INFINITE_DB)) if signal else -INFINITE_DB
+    return (
+        float(np.clip(10 * np.log10(signal / noise), -INFINITE_DB, INFINITE_DB)) if signal else -INFINITE_DB
+    )
 
 
 def top1(expected: Sequence[Array], found: Sequence[Array]) -> float | None:
@@ -125,23 +121,24 @@ def first_departure(
     reference: ir.Model,
     result: ir.Model,
     batch: Batch,
-    bound: float,
+    departs: Callable[[Agreement], bool],
     keep: Mapping[str, Sequence[npt.NDArray[np.bool_]]] | None = None,
 ) -> Departure | None:
-    """The first value that both models compute and that differs by more than a relative bound.
+    """The first value that both models compute and that departs.
 
     Args:
+        departs: Which agreements are none.
         keep: Value -> which indices of each dimension of the reference the result still has.
     """
     names = common_values(reference, result)
     expected = run(open_session(reference, outputs=names, optimize=False), batch)
     found = run(open_session(result, outputs=names, optimize=False), batch)
     for name in names:
-        a, b = expected[name], found[name]
+        a = expected[name]
         for dimension, mask in enumerate((keep or {}).get(name, ())):
             a = np.compress(mask, a, axis=dimension) if mask.size == a.shape[dimension] else a
-        one = agreement(name, [a], [b])
-        if not one.finite or one.relative > bound:
+        one = agreement(name, [a], [found[name]])
+        if departs(one):
             return Departure(name, one.relative)
     return None
 
@@ -165,4 +162,6 @@ def check_file_format(model: ir.Model) -> None:
             ir.save(model, path, external_data="weights.bin")
             onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise VerificationError("the result is not a valid ONNX model", found=str(error).splitlines()[0]) from error
+        raise VerificationError(
+            "the result is not a valid ONNX model", found=str(error).splitlines()[0]
+        ) from error

@@ -1,0 +1,36 @@
+"""getac: a compiler that makes trained networks small and fast.
+
+    report = getac.lower("model.onnx", "small.onnx", sparsity=0.5, calibration="data.npz")
+
+Names are imported when they are first used, so that `import getac` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from getac.errors import GetacError as GetacError
+    from getac.inspection import inspect as inspect
+    from getac.lowering import lower as lower
+    from getac.report import Report as Report
+
+__all__ = ["GetacError", "Report", "inspect", "lower"]
+
+_HOMES = {
+    "GetacError": "getac.errors",
+    "Report": "getac.report",
+    "inspect": "getac.inspection",
+    "lower": "getac.lowering",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'getac' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,93 @@
+"""Runs the passes of one lowering and keeps the model at the stages that are compared afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from getac.axes.analysis import Analysis
+from getac.calibration import CalibrationData
+from getac.choice import Choice
+from getac.masking import masked_copy
+from getac.measure import layer_bits
+from getac.options import Options
+from getac.passes import State, analysis_passes, integer_passes, pruning_passes, weight_only_passes
+from getac.placement import place
+from getac.plan import Plan, make_plan
+from getac.verification import KeepMasks, Models
+
+__all__ = ["Compressed", "compress"]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What came out of the passes, with what explains it.
+
+    Args:
+        models: The model at its stages.
+        state: What the passes know, and what they refused.
+        choice: The units that went.
+        plan: Every decision.
+        bits: Layer -> bits of its weight and of its input.
+        sizes: A size for every symbolic dimension: settled by data, or one that works.
+        integer: Whether activations are quantized.
+    """
+
+    models: Models
+    state: State
+    choice: Choice
+    plan: Plan
+    bits: Mapping[str, tuple[int, int]]
+    sizes: Mapping[str, int]
+    integer: bool
+
+
+def compress(
+    original: ir.Model, data: CalibrationData | None, source: Path | None, how: Options
+) -> Compressed:
+    """Analyses, prunes and lowers a copy of a model.
+
+    Args:
+        data: To calibrate with; None leaves activations in floats unless the model has quantizers.
+        source: Where the model came from, for the plan.
+    """
+    state = State(original.clone(), calibration=data, bindings=data.settle() if data else {})
+    how.run(state, *analysis_passes())
+    assert state.analysis is not None and state.shapes is not None
+    sizes = {**state.shapes.symbols, **state.bindings}
+    integer = runs_on_integers(state)
+    how.run(state, how.choose_units(integer))
+    analysis, choice = state.analysis, state.choice
+    assert choice is not None
+    reference = state.model.clone() if choice.exact else masked_copy(state.model, analysis, choice)
+    values = [value for node in state.model.graph for value in node.outputs]
+
+    how.run(state, *pruning_passes())
+    sliced = state.model.clone()
+
+    how.run(state, *how.quantizing_passes(integer))
+    placement = place(state.model.graph, state.quantizers) if integer else None
+    bits = layer_bits(state.model.graph, state.quantizers, placement)
+    plan = make_plan(source, analysis, choice, state.quantizers)
+    how.run(state, *(integer_passes() if integer else weight_only_passes()))
+
+    def keep() -> KeepMasks:
+        return keep_masks(analysis, choice, values)
+
+    models = Models(original, reference, sliced, state.model, keep)
+    return Compressed(models, state, choice, plan, bits, sizes, integer)
+
+
+def runs_on_integers(state: State) -> bool:
+    """Whether there is data to calibrate with, or quantizers for every activation that needs one."""
+    values = place(state.model.graph, state.quantizers)
+    known = all(values.source(value) in state.quantizers for value in values.values)
+    return state.calibration is not None or (known and bool(values.values))
+
+
+def keep_masks(analysis: Analysis, choice: Choice, values: list[ir.Value]) -> KeepMasks:
+    masks = {str(value.name): analysis.keep_masks(value, choice.masks) for value in values}
+    return {name: mask for name, mask in masks.items() if mask is not None}

@@ -1,0 +1,33 @@
+"""The operator table is the test plan: masked equals sliced for each operator between two layers."""
+
+from __future__ import annotations
+
+import pytest
+
+from getac.onnx_graph.operators import OPERATORS
+from tests.rules.cases import CASES, Case
+from tools.law import analyzed, check_law
+
+NAMED = [
+    pytest.param(operator, case, id=f"{operator}-{i}")
+    for operator, cases in CASES.items()
+    for i, case in enumerate(cases)
+]
+
+
+def test_every_operator_of_the_table_has_a_case() -> None:
+    assert set(CASES) == set(OPERATORS)
+
+
+@pytest.mark.parametrize(("operator", "case"), NAMED)
+def test_masked_equals_sliced(operator: str, case: Case) -> None:
+    model = case.model(seed=0)
+    assert operator in {node.op_type for node in model.graph.node}
+    analysis = analyzed(model).analysis
+    assert analysis is not None
+    assert analysis.opaque == []
+    assert tuple(one.size for one in analysis.classes) == case.units
+    for seed in range(3):
+        outcome = check_law(case.model(seed), seed)
+        assert outcome.difference <= 1e-6
+        assert outcome.removed or seed
