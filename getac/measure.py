@@ -15,7 +15,7 @@ from getac.pipeline import Refusal
 from getac.placement import LAYERS, Placement
 from getac.plan import versions
 from getac.quantizer import Quantizer
-from getac.report import LayerReport, Latency, Report, Totals
+from getac.report import Latency, LayerReport, Report, Totals
 from getac.runtime import Kernel, executed_kernels, layer_kernels, measure_latency, open_session, trace_layer
 from getac.verification import Models, Verification
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from getac.passes import ChooseUnits, Pass, Pipeline, State, quantizing_passes
+from getac.passes import ChooseUnits, Pass, Pipeline, Progress, State, quantizing_passes
 
 __all__ = ["Options"]
 
@@ -25,7 +25,7 @@ class Options:
         force: Whether to write a result that does not verify.
         seed: For generated inputs.
         on_step: Called with the name of every step before it starts.
-        on_sample: Called with the number of samples calibrated so far.
+        on_sample: Called with the number of samples calibrated so far, and of all.
     """
 
     sparsity: float | Literal["auto"] = "auto"
@@ -37,7 +37,7 @@ class Options:
     force: bool = False
     seed: int = 0
     on_step: Callable[[str], None] | None = None
-    on_sample: Callable[[int], None] | None = None
+    on_sample: Progress | None = None
 
     def choose_units(self, integer: bool) -> ChooseUnits:
         return ChooseUnits(

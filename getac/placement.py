@@ -95,7 +95,7 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
         return "its bias is computed when the graph runs"
     if is_stored(node.inputs[0]):
         return "its input is a constant"
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         return "its input is transposed (transA)"
     if node.op_type == "MatMul" and len(weight.shape) != 2:
         return "its weight is not a matrix"
@@ -141,7 +141,7 @@ def stays_integer(node: ir.Node, available: set[ir.Value], quantizers: Mapping[i
 
 def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value | None, y: ir.Value) -> bool:
     """Whether two values can share a quantizer: records that are there already must agree."""
-    if x not in quantizers or y not in quantizers:
+    if x is None or x not in quantizers or y not in quantizers:
         return y not in quantizers
     a, b = quantizers[x], quantizers[y]
     return np.array_equal(a.step, b.step) and (a.low, a.high) == (b.low, b.high)
@@ -159,9 +159,9 @@ def drop_unused(graph: ir.Graph, placement: Placement) -> None:
 
 def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
     """The values that carry a quantizer, whose quantizer it is, and what it absorbs."""
-    values = set()
+    values: set[ir.Value | None] = set()
     for node in placement.integer:
-        values.update([node.inputs[0]] if is_layer(node) or node.op_type in SAME_SCALE else node.inputs)
+        values.update(node.inputs[:1] if is_layer(node) or node.op_type in SAME_SCALE else node.inputs)
         if node.op_type in SAME_SCALE:
             values.update(node.outputs)
             placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]

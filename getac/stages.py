@@ -96,9 +96,10 @@ def activations_quantized(state: State) -> str | None:
 def weights_quantized(state: State) -> str | None:
     for node in nodes_of(state, *LAYERS):
         weight = node.inputs[1]
-        if is_layer(node) and weight is not None and weight.dtype is ir.DataType.FLOAT:
-            if weight not in state.quantizers:
-                return f"{weight.name} has no quantizer"
+        if not is_layer(node) or weight is None or weight.dtype is not ir.DataType.FLOAT:
+            continue
+        if weight not in state.quantizers:
+            return f"{weight.name} has no quantizer"
     return None
 
 

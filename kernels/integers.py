@@ -27,7 +27,8 @@ def floored_steps(steps: Floats, bias: Floats | None, input_step: float) -> Floa
     if bias is None:
         return steps
     least = np.abs(bias.astype(np.float64)) / (input_step * BIAS_LIMIT)
-    return np.maximum(steps, np.nextafter(least.astype(np.float32), np.float32(np.inf)))
+    floor = np.nextafter(least.astype(np.float32), np.float32(np.inf))
+    return np.asarray(np.maximum(steps, floor), dtype=np.float32)
 
 
 def bias_integers(bias: Floats, scale: Floats) -> npt.NDArray[np.int32]:

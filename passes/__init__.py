@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from getac.passes.calibrate import Calibrate
+from getac.passes.calibrate import Calibrate, Progress
 from getac.passes.choose_units import ChooseUnits
 from getac.passes.fold_batch_norm import FoldBatchNorm
 from getac.passes.fold_quantizers import FoldQuantizers
@@ -18,8 +16,6 @@ from getac.passes.slice_units import SliceUnits
 from getac.passes.store_weights import StoreWeights
 from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
 
-Progress = Callable[[int], None]
-
 __all__ = [
     "Calibrate",
     "ChooseUnits",
@@ -32,6 +28,7 @@ __all__ = [
     "MatMulToGemm",
     "Pass",
     "Pipeline",
+    "Progress",
     "QuantizeWeights",
     "Refusal",
     "RemoveDead",

@@ -15,7 +15,9 @@ from getac.placement import place
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
 
-__all__ = ["Calibrate"]
+__all__ = ["Calibrate", "Progress"]
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Calibrate:
     Args:
         method: How a range is estimated: "minmax", "percentile" or "mse".
         bits: Activation bits, 2 to 8.
-        progress: Called with the number of samples done.
+        progress: Called with the number of samples done, and of all samples.
 
     Raises:
         OptionError: An option is outside its domain.
@@ -36,7 +38,7 @@ class Calibrate:
 
     method: str = "minmax"
     bits: int = 8
-    progress: Callable[[int], None] | None = field(default=None, compare=False)
+    progress: Progress | None = field(default=None, compare=False)
 
     name: ClassVar[str] = "calibrate"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
@@ -69,8 +71,8 @@ class Calibrate:
                 required="arrays for every model input",
                 hint="give --calibration, or leave the pass out for weight-only lowering",
             )
-        estimators = {value.name: range_estimator(self.method, self.bits) for value in values}
-        session = open_session(state.model, outputs=[name for name in estimators if name])
+        estimators = {str(value.name): range_estimator(self.method, self.bits) for value in values}
+        session = open_session(state.model, outputs=estimators)
         done = 0
         for batch in state.calibration:
             arrays = {**run(session, batch), **batch}
@@ -78,13 +80,13 @@ class Calibrate:
                 estimator.update(arrays[name])
             done += len(next(iter(batch.values())))
             if self.progress:
-                self.progress(done)
+                self.progress(done, state.calibration.samples)
         for name, estimator in estimators.items():
             if estimator.skipped:
                 raise CalibrationError(
                     "an activation is not finite on the calibration data",
-                    where=str(name),
+                    where=name,
                     found=f"{estimator.skipped} values that are NaN or infinite",
                     hint="check the model on this data; layers behind such a value cannot run on integers",
                 )
-        return {value: Quantizer.ranged(*estimators[value.name].range(), self.bits) for value in values}
+        return {value: Quantizer.ranged(*estimators[str(value.name)].range(), self.bits) for value in values}

@@ -51,13 +51,11 @@ def analyzed(model: onnx.ModelProto) -> State:
 
 
 def choose(analysis: Analysis, rng: np.random.Generator) -> Choice:
-    """Random units of every open class at once; each class keeps one at least."""
+    """Random units of every open class at once; each class loses one at least, and keeps one."""
     masks: dict[Axis, Mask] = {}
     for one in analysis.classes:
-        mask = rng.random(one.size) < rng.choice([0.3, 0.6, 0.9])
-        mask[rng.integers(one.size)] = True
-        if not mask.all():
-            masks[one.atom] = mask
+        mask = masks[one.atom] = np.ones(one.size, dtype=np.bool_)
+        mask[rng.permutation(one.size)[: rng.integers(1, one.size)]] = False
     removed = sum(int((~mask).sum()) for mask in masks.values())
     return Choice(masks, (), sum(one.size for one in analysis.classes), removed, exact=False)
 

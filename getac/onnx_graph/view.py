@@ -29,6 +29,7 @@ class OnnxNode:
 
     node: ir.Node
     rule: Rule | None
+    dtypes: Mapping[ir.Value, ir.DataType]
 
     @property
     def identity(self) -> Hashable:
@@ -48,7 +49,14 @@ class OnnxNode:
         return (
             self.operator,
             tuple(sorted((name, str(a.value)) for name, a in self.node.attributes.items())),
+            tuple(map(self._dtype, [*self.node.inputs, *self.node.outputs])),
         )
+
+    def _dtype(self, value: ir.Value | None) -> np.dtype[np.generic]:
+        """The type to compute with: float32 for all floats, integers and truth values as they are."""
+        dtype = None if value is None else self.dtypes.get(value)
+        exact = dtype is not None and not dtype.is_floating_point()
+        return dtype.numpy() if dtype is not None and exact else np.dtype(np.float32)
 
     @property
     def inputs(self) -> Sequence[Hashable | None]:
@@ -67,21 +75,31 @@ class OnnxNode:
         return [value for graph in graphs for value in values_from_outside(graph)]
 
     def evaluate(self, inputs: Sequence[Array | None]) -> Array:
-        """Runs the operator in float32 by ONNX's reference implementation."""
-        if self.node.op_type == "Cast":
-            return np.asarray(inputs[0])
-        arrays = {f"x{i}": np.asarray(a, np.float32) for i, a in enumerate(inputs) if a is not None}
+        """Runs the operator by ONNX's reference implementation, floats in float32."""
+        if self.node.op_type in ("Cast", "CastLike"):
+            return np.asarray(inputs[0]).astype(self._dtype(self.node.outputs[0]))
+        # Arrays of one dimension at least: some reference implementations return no array otherwise.
+        arrays = {
+            f"x{i}": np.atleast_1d(array).astype(self._dtype(self.node.inputs[i]))
+            for i, array in enumerate(inputs)
+            if array is not None
+        }
         names = ["" if array is None else f"x{i}" for i, array in enumerate(inputs)]
         node = onnx.helper.make_node(self.node.op_type, names, ["y"], domain=self.node.domain)
         node.attribute.extend(ir.serde.serialize_attribute(a) for a in self.node.attributes.values())
-        return np.asarray(evaluator(node, arrays).run(None, arrays)[0])  # type: ignore[index]
+        result = evaluator(node, arrays).run(None, arrays)[0]  # type: ignore[index]
+        return np.asarray(result).reshape(
+            np.broadcast_shapes(*(np.shape(array) for array in inputs if array is not None))
+        )
 
 
 def evaluator(node: onnx.NodeProto, feeds: Mapping[str, Array]) -> ReferenceEvaluator:
     """The reference implementation of one node, typed so that operators defined as functions expand."""
-    float_ = onnx.TensorProto.FLOAT
-    inputs = [onnx.helper.make_tensor_value_info(n, float_, a.shape) for n, a in feeds.items()]
-    outputs = [onnx.helper.make_tensor_value_info("y", float_, None)]
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in feeds.items()
+    ]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
     graph = onnx.helper.make_graph([node], "node", inputs, outputs)
     opset = onnx.helper.make_opsetid("", OPSET)
     return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset]))
@@ -113,7 +131,9 @@ class OnnxView:
     def __init__(self, model: ir.Model, shapes: Shapes) -> None:
         self.model = model
         self.shapes = shapes
-        self.nodes: Sequence[OnnxNode] = [OnnxNode(node, rule_of(node, shapes)) for node in model.graph]
+        self.nodes: Sequence[OnnxNode] = [
+            OnnxNode(node, rule_of(node, shapes), shapes.dtypes) for node in model.graph
+        ]
         self.inputs: Sequence[Hashable] = list(model.graph.inputs)
         self.outputs: Sequence[Hashable] = list(model.graph.outputs)
         self.parameters: Sequence[Hashable] = list(model.graph.initializers.values())

@@ -29,5 +29,5 @@ def test_masked_equals_sliced(operator: str, case: Case) -> None:
     assert tuple(one.size for one in analysis.classes) == case.units
     for seed in range(3):
         outcome = check_law(case.model(seed), seed)
-        assert outcome.difference <= 1e-6
+        assert outcome.difference <= 1e-4
         assert outcome.removed or seed

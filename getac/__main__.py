@@ -1,0 +1,5 @@
+"""`python -m getac`."""
+
+from getac.cli import main
+
+main()
