@@ -45,7 +45,7 @@ def measure(
     """
     models, state, choice = result.models, result.state, result.choice
     per_sample = {**result.sizes, **dict.fromkeys(batch_symbols(signature_of(models.original)), 1)}
-    layers = layer_reports(models, per_sample, result.bits, state.refusals)
+    layers = layer_reports(models, per_sample, result.bits, state.refusals, result.integer)
     return Report(
         source=str(source) if source else "a model in memory",
         output=str(output) if output else None,
@@ -70,6 +70,7 @@ def layer_reports(
     sizes: Mapping[str, int],
     bits: Mapping[str, tuple[int, int]],
     refusals: Mapping[str, Sequence[Refusal]],
+    integer: bool,
 ) -> list[LayerReport]:
     """One row per layer of the sliced model.
 
@@ -77,6 +78,7 @@ def layer_reports(
         sizes: A size for every symbolic dimension.
         bits: Layer -> bits of its weight and of its input, where they are integers.
         refusals: What the passes left as it was.
+        integer: Whether activations are quantized at all.
     """
     before, after = layer_costs(models.original, sizes), layer_costs(models.sliced, sizes)
     old, new = nodes_by_name(models.original), nodes_by_name(models.lowered)
@@ -104,7 +106,7 @@ def layer_reports(
                 bops_before=bops(first, FLOAT_BITS, FLOAT_BITS),
                 bops=bops(cost, weight_bits, activation_bits),
                 kernel=str(kernel) if kernel else "unknown",
-                reason="" if kernel and kernel.kind == "integer" else reason_for(cost, reasons.get(name)),
+                reason="" if kernel and kernel.kind == "integer" else reason_for(cost, reasons.get(name), integer),
             )
         )
     return rows
@@ -114,9 +116,12 @@ def bops(cost: LayerCost, weight_bits: int, activation_bits: int) -> int:
     return cost.macs * weight_bits * activation_bits
 
 
-def reason_for(cost: LayerCost, refusal: str | None) -> str:
+def reason_for(cost: LayerCost, refusal: str | None, integer: bool) -> str:
+    """Why a layer does not run on integers."""
     if refusal:
         return refusal
+    if not integer:
+        return "no calibration data"
     if cost.parameters == 0:
         return "a product of two activations, without quantizers"
     return "onnxruntime did not fuse it"
