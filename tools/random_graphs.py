@@ -122,7 +122,7 @@ def leave(g: Grower, x: Value) -> Value:
 @step(1, 2, 3)
 def activation(g: Grower, x: Value) -> Value:
     op = g.text("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "Gelu", "Softplus", "Abs", "Exp", "Cos")
-    bounded = g.unary("Tanh", x) if op == "Exp" else x
+    bounded = g.unary("Tanh", x) if op in ("Exp", "Cos") else x
     return g.unary(op, bounded)
 
 
