@@ -62,14 +62,15 @@ def compress(
     how.run(state, how.choose_units(integer))
     analysis, choice = state.analysis, state.choice
     assert choice is not None
-    reference = state.model.clone() if choice.exact else masked_copy(state.model, analysis, choice)
+    folded, quantized = state.model.clone(), bool(state.quantizers)
+    reference = folded if choice.exact else masked_copy(state.model, analysis, choice)
     values = [value for node in state.model.graph for value in node.outputs]
 
     how.run(state, *pruning_passes())
     sliced = state.model.clone()
 
     how.run(state, *how.quantizing_passes(integer))
-    placement = place(state.model.graph, state.quantizers) if integer else None
+    placement = place(state.model.graph, state.quantizers, data is not None) if integer else None
     bits = layer_bits(state.model.graph, state.quantizers, placement)
     plan = make_plan(source, analysis, choice, state.quantizers)
     how.run(state, *(integer_passes() if integer else weight_only_passes()))
@@ -77,15 +78,14 @@ def compress(
     def keep() -> KeepMasks:
         return keep_masks(analysis, choice, values)
 
-    models = Models(original, reference, sliced, state.model, keep)
+    models = Models(original, folded, reference, sliced, state.model, quantized, keep)
     return Compressed(models, state, choice, plan, bits, sizes, integer)
 
 
 def runs_on_integers(state: State) -> bool:
-    """Whether there is data to calibrate with, or quantizers for every activation that needs one."""
-    values = place(state.model.graph, state.quantizers)
-    known = all(values.source(value) in state.quantizers for value in values.values)
-    return state.calibration is not None or (known and bool(values.values))
+    """Whether there is data to calibrate with, or a layer that needs none: it has all its quantizers."""
+    calibrated = state.calibration is not None
+    return calibrated or bool(place(state.model.graph, state.quantizers, calibrated).values)
 
 
 def keep_masks(analysis: Analysis, choice: Choice, values: list[ir.Value]) -> KeepMasks:

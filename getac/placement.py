@@ -25,8 +25,9 @@ __all__ = ["LAYERS", "Placement", "place"]
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ANY_SCALE = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
 SAME_SCALE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split")
-CLIPPING = ("Relu", "Clip")
+CLIPPING = ("Relu", "Clip", "Identity")  # what a quantizer behind it may do as well
 MAX_BITS = 8
+UNCALIBRATED = "no quantizers for its activations, and no calibration data"
 
 
 @dataclass
@@ -53,29 +54,53 @@ class Placement:
             value = self.same_as[value]
         return value
 
+    def writes_integers(self, value: ir.Value | None) -> bool:
+        """Whether the node that makes a value needs the value's quantizer for its own kernel."""
+        node = value.producer() if value is not None else None
+        while node is not None and node in self.absorbed:
+            node = node.inputs[0].producer() if node.inputs[0] is not None else None
+        return node is not None and node in self.integer and node.op_type not in ("Gemm", "MatMul")
+
 
 def is_layer(node: ir.Node) -> bool:
     """Whether the node has weights of its own, as opposed to a product of two activations."""
     return node.op_type in LAYERS and node.domain in ("", "ai.onnx") and is_stored(node.inputs[1])
 
 
-def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]) -> Placement:
-    """Decides from the graph's structure and the quantizers that are there already; reads no weights."""
+def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer], calibrated: bool = True) -> Placement:
+    """Decides from the graph's structure and the quantizers that are there already; reads no weights.
+
+    Args:
+        calibrated: Whether there is data, or has been, for activations without a quantizer; otherwise nodes
+            that need one of those stay in floats.
+    """
+    excluded: set[ir.Node] = set()
+    while True:
+        placement = place_all_but(excluded, graph, quantizers)
+        missing = {v for v in placement.values if placement.source(v) not in quantizers}
+        if calibrated or not missing:
+            return placement
+        excluded.update(node for node in placement.integer if missing.intersection(quantized_by(node)))
+
+
+def place_all_but(
+    excluded: set[ir.Node], graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]
+) -> Placement:
+    """The placement in which some nodes stay in floats, for want of data."""
     placement = Placement()
-    wanted: set[ir.Value] = set()  # values that a layer wants on integers
+    available: set[ir.Value | None] = set()  # first what a layer wants on integers
     for node in graph:
         if is_layer(node):
-            reason = why_not_integer(node, quantizers)
+            reason = UNCALIBRATED if node in excluded else why_not_integer(node, quantizers)
             if reason is None:
                 placement.integer.add(node)
-                wanted.add(node.inputs[0])  # type: ignore[arg-type]
+                available.add(node.inputs[0])
             else:
                 placement.why_not[node] = reason
-    available = set(wanted)
     for node in graph:
         if node in placement.integer and node.op_type == "Conv":
             available.add(carrier(node))
-        elif stays_integer(node, available, quantizers):
+        elif node not in excluded and stays_integer(node, available, quantizers):
             placement.integer.add(node)
             available.update(node.outputs if node.op_type in SAME_SCALE else [carrier(node)])
     drop_unused(graph, placement)
@@ -119,15 +144,19 @@ def output_dimension(node: ir.Node) -> int:
 
 
 def carrier(node: ir.Node) -> ir.Value:
-    """The value whose quantizer a node writes to: its output, or that of the one clipping node behind it."""
+    """The value whose quantizer a node writes to: its output, after clipping nodes that alone read it."""
     output = node.outputs[0]
-    users = [user for user, _ in output.uses()]
-    if len(users) == 1 and users[0].op_type in CLIPPING and not output.is_graph_output():
-        return users[0].outputs[0]
+    while not output.is_graph_output():
+        users = [user for user, _ in output.uses()]
+        if len(users) != 1 or users[0].op_type not in CLIPPING or users[0].inputs[0] is not output:
+            break
+        output = users[0].outputs[0]
     return output
 
 
-def stays_integer(node: ir.Node, available: set[ir.Value], quantizers: Mapping[ir.Value, Quantizer]) -> bool:
+def stays_integer(
+    node: ir.Node, available: set[ir.Value | None], quantizers: Mapping[ir.Value, Quantizer]
+) -> bool:
     """Whether an operator between quantized values can run on integers."""
     if node.domain not in ("", "ai.onnx"):
         return False
@@ -157,16 +186,22 @@ def drop_unused(graph: ir.Graph, placement: Placement) -> None:
             placement.integer.discard(node)
 
 
+def quantized_by(node: ir.Node) -> list[ir.Value | None]:
+    """The activations that must carry a quantizer for a node to run on integers."""
+    if node.op_type in SAME_SCALE:
+        return [node.inputs[0], *node.outputs]
+    if not is_layer(node):
+        return [*node.inputs, carrier(node)]
+    return [node.inputs[0], carrier(node)] if node.op_type == "Conv" else [node.inputs[0]]
+
+
 def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
     """The values that carry a quantizer, whose quantizer it is, and what it absorbs."""
     values: set[ir.Value | None] = set()
     for node in placement.integer:
-        values.update(node.inputs[:1] if is_layer(node) or node.op_type in SAME_SCALE else node.inputs)
+        values.update(quantized_by(node))
         if node.op_type in SAME_SCALE:
-            values.update(node.outputs)
             placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]
-        elif node.op_type not in ("Gemm", "MatMul"):
-            values.add(carrier(node))
     order = [*graph.inputs, *(output for node in graph for output in node.outputs)]
     placement.values = {value: None for value in order if value in values}
     for node in graph:
@@ -175,14 +210,13 @@ def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir
 
 
 def is_absorbed(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
-    """Whether the quantizer of a clipping node's output clips at least as much as the node."""
-    x, output = node.inputs[0], node.outputs[0]
-    producer = x.producer() if x is not None else None
-    if output not in placement.values or x in placement.values or producer not in placement.integer:
+    """Whether the quantizer that a clipping node leads to clips at least as much as the node."""
+    x, end = node.inputs[0], carrier(node)
+    if end not in placement.values or x in placement.values:
         return False
-    if producer is None or carrier(producer) is not output:
-        return False
-    record = quantizers.get(output)
+    if end.is_graph_output() and not placement.writes_integers(x):
+        return False  # the output is what it is before the quantizer
+    record = quantizers.get(placement.source(end))
     if record is None:
         return True  # it will be calibrated behind the clipping
     low, high = clipping_bounds(node)
@@ -194,6 +228,8 @@ def is_absorbed(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Valu
 def clipping_bounds(node: ir.Node) -> tuple[float, float]:
     if node.op_type == "Relu":
         return 0.0, np.inf
+    if node.op_type == "Identity":
+        return -np.inf, np.inf
     bounds = [-np.inf, np.inf]
     for index in (1, 2):
         value = node.inputs[index] if len(node.inputs) > index else None

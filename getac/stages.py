@@ -87,7 +87,8 @@ def stored_tensors_fit(state: State) -> str | None:
 
 
 def activations_quantized(state: State) -> str | None:
-    for value in place(state.model.graph, state.quantizers).values:
+    calibrated = state.calibration is not None
+    for value in place(state.model.graph, state.quantizers, calibrated).values:
         if value not in state.quantizers:
             return f"{value.name} has no quantizer"
     return None

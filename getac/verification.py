@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,21 @@ class Models:
 
     Args:
         original: As it was read.
+        folded: With batch normalisations and quantizers folded, ready for pruning.
         reference: What slicing must be equal to: the masked model, or (where the removed units were dead)
             the one before slicing.
         sliced: Without the removed units, in floats.
         lowered: The result.
+        quantized: Whether the model that was read has quantizers, which are folded into floats.
         keep: Gives, by value, which indices of each dimension of the reference the sliced model still has.
     """
 
     original: ir.Model
+    folded: ir.Model
     reference: ir.Model
     sliced: ir.Model
     lowered: ir.Model
+    quantized: bool
     keep: Callable[[], KeepMasks]
 
 
@@ -43,6 +47,7 @@ class Verification:
     """How the stages agree with each other.
 
     Args:
+        folded: The folded model against the one that was read.
         sliced: The sliced model against its reference.
         lowered: The result against the sliced model.
         kernels: The result as onnxruntime optimises it against the same graph without optimisation.
@@ -53,6 +58,7 @@ class Verification:
         departure: The first value that departs, where something does.
     """
 
+    folded: Sequence[Agreement]
     sliced: Sequence[Agreement]
     lowered: Sequence[Agreement]
     kernels: Sequence[Agreement]
@@ -69,12 +75,11 @@ class Verification:
 
 def verify(models: Models, batches: Sequence[Batch], *, generated: bool) -> Verification:
     """Runs every stage on the same inputs under onnxruntime and holds the differences to `BOUNDS`."""
-    original, reference, sliced, lowered = (
-        outputs_of(model, batches)
-        for model in (models.original, models.reference, models.sliced, models.lowered)
-    )
+    stages = (models.original, models.folded, models.reference, models.sliced, models.lowered)
+    original, folded, reference, sliced, lowered = (outputs_of(model, batches) for model in stages)
     plain = outputs_of(models.lowered, batches, optimize=False)
     found = Verification(
+        folded=compare_outputs(original, folded),
         sliced=compare_outputs(reference, sliced),
         lowered=compare_outputs(sliced, lowered),
         kernels=compare_outputs(plain, lowered),
@@ -99,41 +104,36 @@ def samples_in(batch: Batch) -> int:
 
 def judged(found: Verification, models: Models, batch: Batch) -> Verification:
     """The verification with its failures, and the first value at which things went wrong."""
+    folding_bound = BOUNDS.lowered_sqnr if models.quantized else BOUNDS.folded_sqnr
+    is_misfolded, is_noise, is_wrong = (
+        below(bound) for bound in (folding_bound, BOUNDS.lowered_sqnr, BOUNDS.kernels_sqnr)
+    )
+    folded = [noise_failure("folded", one, folding_bound) for one in found.folded if is_misfolded(one)]
     sliced = [slicing_failure(one) for one in found.sliced if not_sliced(one)]
     lowered = [noise_failure("lowered", one, BOUNDS.lowered_sqnr) for one in found.lowered if is_noise(one)]
     kernels = [noise_failure("kernels", one, BOUNDS.kernels_sqnr) for one in found.kernels if is_wrong(one)]
     departure = None
-    if sliced:
+    if folded:
+        departure = first_departure(models.original, models.folded, batch, is_misfolded)
+    elif sliced:
         departure = first_departure(models.reference, models.sliced, batch, not_sliced, models.keep())
     elif lowered:
         departure = first_departure(models.sliced, models.lowered, batch, is_noise)
-    failures = (*sliced, *lowered, *kernels)
+    failures = (*folded, *sliced, *lowered, *kernels)
     if failures and departure is None:
-        outputs = [*found.sliced, *found.lowered, *found.kernels]
+        outputs = [*found.folded, *found.sliced, *found.lowered, *found.kernels]
         worst = max(outputs, key=lambda one: one.relative)
         departure = Departure(worst.output, worst.relative)
-    return Verification(
-        found.sliced,
-        found.lowered,
-        found.kernels,
-        found.original,
-        found.samples,
-        found.generated,
-        failures,
-        departure,
-    )
+    return replace(found, failures=failures, departure=departure)
 
 
 def not_sliced(one: Agreement) -> bool:
     return not one.finite or one.relative > BOUNDS.sliced_relative
 
 
-def is_noise(one: Agreement) -> bool:
-    return not one.finite or one.sqnr_db < BOUNDS.lowered_sqnr
-
-
-def is_wrong(one: Agreement) -> bool:
-    return not one.finite or one.sqnr_db < BOUNDS.kernels_sqnr
+def below(bound: float) -> Callable[[Agreement], bool]:
+    """Whether an output is too noisy, for a bound in dB."""
+    return lambda one: not one.finite or one.sqnr_db < bound
 
 
 def slicing_failure(one: Agreement) -> str:

@@ -48,7 +48,12 @@ class NodeView(Protocol):
 
     @property
     def captured(self) -> Sequence[Hashable]:
-        """Values of the outer graph that the node's subgraphs read."""
+        """Values that the node reads in another way than as an input of its rule: in its subgraphs, as
+        scalars among its arguments."""
+        ...
+
+    def entries(self, index: int) -> Sequence[int | Hashable] | None:
+        """The entries of a rule's input that is a list of integers in the node itself, not a value."""
         ...
 
     @property

@@ -56,7 +56,9 @@ class Calibrate:
             )
 
     def run(self, state: State) -> None:
-        placement = place(state.model.graph, state.quantizers)
+        placement = place(state.model.graph, state.quantizers, calibrated=state.calibration is not None)
+        if not placement.values:  # nothing without data, perhaps something with it
+            placement = place(state.model.graph, state.quantizers)
         values = [v for v in placement.values if v not in state.quantizers and v not in placement.same_as]
         if values:
             state.quantizers.update(self._measure(state, values))

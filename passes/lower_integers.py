@@ -17,7 +17,7 @@ from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import set_input
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Fact, Refusal, State
-from getac.placement import Placement, is_layer, place
+from getac.placement import is_layer, place
 
 __all__ = ["LowerIntegers"]
 
@@ -35,14 +35,14 @@ class LowerIntegers:
 
     def run(self, state: State) -> None:
         graph = state.model.graph
-        placement = place(graph, state.quantizers)
+        placement = place(graph, state.quantizers, calibrated=state.calibration is not None)
         for node, reason in placement.why_not.items():
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
         for node in placement.integer:
             if is_layer(node):
                 lower_layer(node, state)
         for value in placement.values:
-            keep = value.producer() is None or not writes_integers(value, placement)
+            keep = value.producer() is None or not placement.writes_integers(value)
             quantize_activation(graph, value, state.quantizers[value], keep_outputs=keep)
         for node in placement.absorbed:
             absorb(node)
@@ -67,16 +67,6 @@ def lower_layer(node: ir.Node, state: State) -> None:
         scale = (input_step * steps).astype(np.float32)
         integers = bias_integers(weights.bias, scale)
         set_input(node, 2, dequantized_bias(node, bias.name or "bias", integers, scale))
-
-
-def writes_integers(value: ir.Value, placement: Placement) -> bool:
-    """Whether the node that makes a value needs the value's quantizer for its own kernel."""
-    producer = value.producer()
-    while producer in placement.absorbed and producer is not None and producer.inputs[0] is not None:
-        producer = producer.inputs[0].producer()
-    return (
-        producer in placement.integer and producer is not None and producer.op_type not in ("Gemm", "MatMul")
-    )
 
 
 def reads_integers(node: ir.Node) -> bool:

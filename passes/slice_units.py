@@ -20,8 +20,9 @@ from getac.onnx_graph.edit import (
     replace_tensor,
     set_input,
 )
-from getac.onnx_graph.sites import write_sites
+from getac.onnx_graph.slicing import OnnxEditor
 from getac.pipeline import Fact, State
+from getac.slicing import cut_units
 
 __all__ = ["SliceUnits"]
 
@@ -40,24 +41,8 @@ class SliceUnits:
         assert analysis is not None and choice is not None
         for fold in choice.folds:
             add_to_bias(fold)
-        slice_tensors(state, analysis, choice)
+        cut_units(OnnxEditor(state.model.graph), analysis, choice.masks)
         slice_quantizers(state, analysis, choice)
-        write_sites(analysis.sites, choice.masks)
-        if choice.masks:
-            forget_shapes(state.model.graph)
-
-
-def slice_tensors(state: State, analysis: Analysis, choice: Choice) -> None:
-    for value in analysis.parameters:
-        assert isinstance(value, ir.Value)
-        masks = analysis.keep_masks(value, choice.masks)
-        if masks is None or all(mask.all() for mask in masks):
-            continue
-        array = array_of(value)
-        for dimension, mask in enumerate(masks):
-            if not mask.all():
-                array = np.compress(mask, array, axis=dimension)
-        replace_tensor(value, array)
 
 
 def slice_quantizers(state: State, analysis: Analysis, choice: Choice) -> None:
@@ -90,12 +75,3 @@ def add_to_bias(fold: BiasFold) -> None:
         replace_tensor(bias, (array_of(bias) + np.asarray(delta) / scale).astype(weight.dtype))
     else:
         set_input(node, 2, add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta))
-
-
-def forget_shapes(graph: ir.Graph) -> None:
-    """Declared shapes of intermediate values are stale; graph inputs and outputs never change."""
-    outside = {*graph.inputs, *graph.outputs}
-    for node in graph:
-        for value in node.outputs:
-            if value not in outside:
-                value.shape = None

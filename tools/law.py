@@ -14,11 +14,21 @@ from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
 from getac.choice import Choice
 from getac.masking import masked_copy
-from getac.passes import FoldQuantizers, InferAxes, InferShapes, RemoveDead, SliceUnits
+from getac.passes import ChooseUnits, FoldQuantizers, InferAxes, InferShapes, RemoveDead, SliceUnits
 from getac.pipeline import Fact, Pipeline, State
 from getac.runtime import open_session, run
 
-__all__ = ["Feeds", "Outcome", "analyzed", "check_law", "choose", "difference", "feeds_of", "outputs_of"]
+__all__ = [
+    "Feeds",
+    "Outcome",
+    "analyzed",
+    "check_dead",
+    "check_law",
+    "choose",
+    "difference",
+    "feeds_of",
+    "outputs_of",
+]
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -81,20 +91,48 @@ def check_law(model: onnx.ModelProto, seed: int = 0) -> Outcome:
     return Outcome(len(state.analysis.classes), choice.units, choice.removed, cut, worst)
 
 
+def check_dead(model: onnx.ModelProto, seed: int = 0) -> Outcome:
+    """Zeroes random units, then removes what is dead: the function of the zeroed model must stay.
+
+    `removed` counts the units that were found dead, which are most of the zeroed ones.
+    """
+    rng = np.random.default_rng(seed)
+    state = analyzed(model)
+    assert state.analysis is not None
+    masked = ir.serde.serialize_model(masked_copy(state.model, state.analysis, choose(state.analysis, rng)))
+    small = analyzed(masked)
+    before = stored_floats(small.model)
+    Pipeline([ChooseUnits(align=1), SliceUnits()]).run(small)
+    assert small.analysis is not None and small.choice is not None
+    feeds = feeds_of(model, rng)
+    cut = 1 - stored_floats(small.model) / max(before, 1)
+    return Outcome(
+        len(small.analysis.classes),
+        small.choice.units,
+        small.choice.removed,
+        cut,
+        difference(outputs_of(masked, feeds), outputs_of(small.model, feeds)),
+    )
+
+
 def stored_floats(model: ir.Model) -> int:
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return sum(t.size for t in tensors if t is not None and t.dtype.is_floating_point())
 
 
 def feeds_of(model: onnx.ModelProto, rng: np.random.Generator, batch: int = BATCH) -> Feeds:
-    """Random numbers for every graph input; symbolic dimensions are `batch`. Integers lie in [0, 4)."""
+    """Random numbers for every graph input; symbols are `batch`, `batch` + 1, ... Integers lie in [0, 4)."""
     stored = {tensor.name for tensor in model.graph.initializer}
+    symbols: dict[str, int] = {}
     feeds: dict[str, NDArray[np.generic]] = {}
     for spec in model.graph.input:
         if spec.name in stored:
             continue
         tensor = spec.type.tensor_type
-        shape = [dim.dim_value if dim.HasField("dim_value") else batch for dim in tensor.shape.dim]
+        shape = [
+            dim.dim_value or symbols.setdefault(dim.dim_param, batch + len(symbols))
+            for dim in tensor.shape.dim
+        ]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         is_float = tensor.elem_type == onnx.TensorProto.FLOAT
         feeds[spec.name] = (rng.normal(size=shape) if is_float else rng.integers(0, 4, shape)).astype(dtype)

@@ -27,6 +27,7 @@ class Grower(GraphBuilder):
         self.rng = np.random.default_rng(seed)
         self.values: list[Value] = []
         self.used: set[str] = set()
+        self.weights: list[tuple[str, int, int]] = []  # of linear layers: name, in, out
 
     def pick(self, *options: int) -> int:
         return int(self.rng.choice(options))
@@ -61,7 +62,10 @@ class Grower(GraphBuilder):
         if way == "computed":
             rest = self.parameter("shape", "rest", np.array(target), np.int64)
             return self.emit("Concat", [self.batch_size(), rest], (), axis=0)
-        return self.parameter("shape", "target", np.array([0 if way == "copy" else -1, *target]), np.int64)
+        first = 0 if way == "copy" else -1
+        if self.coin():  # one stored target for all reshapes to these sizes
+            return self.constant(f"shape_{first}_{target}", np.array([first, *target]))
+        return self.parameter("shape", "target", np.array([first, *target]), np.int64)
 
     def batch_size(self) -> Value:
         first = Value(self._inputs[0].name, ())
@@ -134,13 +138,14 @@ def residual(g: Grower, x: Value) -> Value:
 
 @step(1, 2, 3)
 def per_channel(g: Grower, x: Value) -> Value:
-    """Arithmetic with a parameter of the channels, of one position, or of one number."""
-    op, ones = g.text("Add", "Mul", "Sub", "Div"), [1] * len(x.shape)
-    where = g.pick(0, len(x.shape) - 1, -1)
-    shape = list(ones)
-    if where >= 0:
-        shape[where] = x.shape[where]
-    parameter = g.scale(*shape)
+    """Arithmetic with a parameter that has some of the dimensions; sometimes expanded to all of them."""
+    op = g.text("Add", "Mul", "Add", "Mul", "Sub", "Div", "Where")
+    parameter: str | Value = g.scale(*(size if g.rng.random() < 0.4 else 1 for size in x.shape))
+    if g.rng.random() < 0.2:
+        parameter = g.emit("Expand", [parameter, g.emit("Shape", [x], ())], x.shape)
+    if op == "Where":
+        mask = g.constant(f"mask_{x.shape[-1]}", np.arange(x.shape[-1]) % 2 == 0)
+        return g.emit(op, [mask, x, parameter], x.shape)
     if op in ("Add", "Mul") and g.coin():
         return g.emit(op, [parameter, x], x.shape)
     return g.emit(op, [x, parameter], x.shape)
@@ -335,12 +340,56 @@ def tokens(g: Grower, x: Value) -> Value | None:
 # Sequences and vectors
 
 
+@step(3)
+def resize(g: Grower, x: Value) -> Value | None:
+    if max(x.shape[1:]) > 8:
+        return None
+    scales = g.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    shape = (x.channels, *(2 * size for size in x.shape[1:]))
+    return g.emit("Resize", [x, "", scales], shape, mode=g.text("nearest", "linear"))
+
+
+@step(1, 2, 3)
+def pad(g: Grower, x: Value) -> Value:
+    """Pads the last dimension."""
+    pads = [0] * (2 * len(x.shape) + 2)
+    pads[len(x.shape)], pads[-1] = g.pick(0, 1), 1
+    value = g.constant("padding", np.array(g.pick(0, 1), np.float32))
+    shape = (*x.shape[:-1], x.shape[-1] + pads[len(x.shape)] + 1)
+    return g.emit("Pad", [x, g.parameter("pad", "pads", np.array(pads), np.int64), value], shape)
+
+
+@step(2)
+def opaque(g: Grower, x: Value) -> Value:
+    return g.unary("Trilu", x)
+
+
+@step(1, 2)
+def tied(g: Grower, x: Value) -> Value | None:
+    """The weight of an earlier layer once more, transposed where it only fits so."""
+    width = x.shape[-1]
+    forth = [(name, out) for name, into, out in g.weights if into == width]
+    back = [(name, into) for name, into, out in g.weights if out == width]
+    if forth and (g.coin() or not back):
+        name, out = forth[int(g.rng.integers(len(forth)))]
+        return g.emit("MatMul", [x, name], (*x.shape[:-1], out))
+    if not back:
+        return None
+    name, into = back[int(g.rng.integers(len(back)))]
+    turned = g.emit("Transpose", [name], (), perm=(1, 0))
+    return g.emit("MatMul", [x, turned], (*x.shape[:-1], into))
+
+
 @step(1, 1, 2, 2)
 def linear(g: Grower, x: Value) -> Value:
     width = g.pick(6, 8, 12, 16, 24)
-    if len(x.shape) == 1 and g.coin():
-        return g.gemm(x, width, transposed=g.coin())
+    g.weights.append((f"{g.next_name('matmul')}.weight", x.shape[-1], width))
     return g.linear(x, width)
+
+
+@step(1)
+def gemm(g: Grower, x: Value) -> Value:
+    return g.gemm(x, g.pick(6, 8, 12, 16), transposed=g.coin())
 
 
 @step(1, 2)

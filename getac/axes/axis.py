@@ -55,8 +55,9 @@ class Kind(Enum):
 class Axis:
     """A dimension's type; compare by identity of `resolve(axis)`.
 
-    `size` never changes. `kind` and `parts` change once, when an atom is refined; `link` points to the
-    axis that an atom was unified with. `label` names the node and dimension that created an atom.
+    `size` never changes. `kind` and `parts` change once, when an atom is refined (and sums of sums are
+    flattened in passing); `link` points to the axis that an atom was unified with. `label` names the node
+    and dimension that created an atom.
     """
 
     __slots__ = ("frozen", "kind", "label", "link", "parts", "size")
@@ -135,6 +136,20 @@ def leaves(axis: Axis) -> list[Axis]:
     return found
 
 
+def addends(axis: Axis) -> tuple[Axis, ...]:
+    """The parts of a sum, flat: a chain of concats or slices must not become a deep tree."""
+    flat: list[Axis] = []
+    pending = [axis]
+    while pending:
+        current = resolve(pending.pop())
+        if current.kind is Kind.SUM:
+            pending.extend(reversed(current.parts))
+        else:
+            flat.append(current)
+    axis.parts = tuple(flat)
+    return axis.parts
+
+
 def factors(axes: Iterable[Axis]) -> list[Axis]:
     """Flattens nested products; sums and atoms are factors. Parts of size 1 vanish."""
     flat: list[Axis] = []
@@ -154,7 +169,7 @@ def terms(axis: Axis) -> list[list[Axis]]:
     """
     axis = resolve(axis)
     if axis.kind is Kind.SUM:
-        return [term for part in axis.parts for term in terms(part)]
+        return [term for part in addends(axis) for term in terms(part)]
     if axis.kind is Kind.PRODUCT:
         return distribute(factors(axis.parts))
     return [[axis]] if axis.size != 1 else [[]]
@@ -181,12 +196,11 @@ def kept(axis: Axis, masks: Mapping[Axis, Mask]) -> Mask:
     if axis.kind is Kind.ATOM:
         mask = masks.get(axis)
         return np.ones(axis.size, dtype=np.bool_) if mask is None else mask
-    parts = [kept(part, masks) for part in axis.parts]
     if axis.kind is Kind.SUM:
-        return np.concatenate(parts)
+        return np.concatenate([kept(part, masks) for part in addends(axis)])
     result = np.ones(1, dtype=np.bool_)
-    for part in parts:
-        result = (result[:, None] & part[None, :]).reshape(-1)
+    for part in axis.parts:
+        result = (result[:, None] & kept(part, masks)[None, :]).reshape(-1)
     return result
 
 
@@ -199,12 +213,13 @@ def units(axis: Axis, unit_atom: Axis) -> list[npt.NDArray[np.int64]]:
     axis = resolve(axis)
     if axis.kind is Kind.ATOM:
         return [np.arange(axis.size, dtype=np.int64)] if axis is unit_atom else []
+    is_sum = axis.kind is Kind.SUM
     found: list[npt.NDArray[np.int64]] = []
-    before = 0 if axis.kind is Kind.SUM else 1
-    for part in axis.parts:
+    before = 0 if is_sum else 1
+    for part in addends(axis) if is_sum else axis.parts:
         for owner in units(part, unit_atom):
             found.append(_place(axis, owner, before))
-        before = before + part.size if axis.kind is Kind.SUM else before * part.size
+        before = before + part.size if is_sum else before * part.size
     return found
 
 

@@ -182,6 +182,9 @@ class Context:
                 self.freeze(axis, "its size is computed in a way that is not followed")
 
     def contents(self, index: int) -> Contents | None:
+        entries = self._node.entries(index)
+        if entries is not None:
+            return tuple(self._entry(index, position, entry) for position, entry in enumerate(entries))
         if index >= len(self._node.inputs):
             return None
         value = self._node.inputs[index]
@@ -198,6 +201,13 @@ class Context:
             for position, number in enumerate(numbers.reshape(-1))
         )
 
+    def _entry(self, index: int, position: int, entry: int | Hashable) -> Entry:
+        """An entry of a list that stands in the node itself: a number, or a value of one integer."""
+        if isinstance(entry, int):
+            return Literal(entry, Site(self._node.identity, index, position))
+        known = self._contents.get(entry, ())
+        return known[0] if len(known) == 1 else Unknown()
+
     def set_contents(self, contents: Contents) -> None:
         self._contents[self._node.outputs[0]] = contents
 
@@ -213,6 +223,8 @@ class Context:
         for index, value in enumerate(self._node.inputs):
             if index not in self._followed:
                 self._pin_entries(value)
+        for value in self._node.captured:
+            self._pin_entries(value)
 
     def _pin_entries(self, value: Hashable) -> None:
         for entry in self._contents.get(value, ()):

@@ -1,7 +1,7 @@
 """Follows what the slices of removed, or dead, units hold from operator to operator.
 
 One walk answers two questions (see `getac.rules.base.SlabContext`): `check_masking` takes every parameter
-entry of a removed unit as zero and freezes what would not survive the slicing; `find_dead` takes the
+entry of a removed unit as zero and freezes what would not survive the slicing; `find_contractions` takes the
 numbers as they stand and finds the units that can go without changing the function.
 """
 

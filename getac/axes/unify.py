@@ -17,6 +17,7 @@ from getac.axes.axis import (
     distribute,
     factors,
     freeze,
+    leaves,
     product,
     refine,
     resolve,
@@ -60,8 +61,7 @@ def _link(x: Axis, y: Axis, node: str) -> None:
 
 
 def _occurs(x: Axis, y: Axis) -> bool:
-    y = resolve(y)
-    return x is y or any(_occurs(x, part) for part in y.parts)
+    return any(leaf is x for leaf in leaves(y))
 
 
 def _freeze_all(axes: list[Axis], reason: str, node: str) -> None:

@@ -12,36 +12,30 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from getac.axes.axis import Axis, Mask, kept
 from getac.axes.contents import Site
 from getac.onnx_graph.edit import add_initializer, array_of, own_input, replace_tensor, set_input
+from getac.slicing import SizeChange
 
-__all__ = ["write_sites"]
+__all__ = ["write_sizes"]
 
 ATTRIBUTES = {("Conv", "groups"): "group", ("ConvTranspose", "groups"): "group"}
 ATTRIBUTES[("GroupNormalization", "groups")] = "num_groups"
 INPUTS = {("Slice", "starts"): 1, ("Slice", "ends"): 2, ("Split", "split"): 1}
 
 
-def write_sites(sites: Mapping[Site, Axis], masks: Mapping[Axis, Mask]) -> None:
-    """Writes the new size at every site whose axis changed.
-
-    Args:
-        sites: From the analysis; node identities are `ir.Node`.
-        masks: Class atom -> which units stay.
-    """
-    lists: dict[tuple[ir.Node, int], dict[int, tuple[int, int]]] = defaultdict(dict)
-    for site, axis in sites.items():
+def write_sizes(sizes: Mapping[Site, SizeChange]) -> None:
+    """Writes the new size at every site whose size changed; node identities are `ir.Node`."""
+    lists: dict[tuple[ir.Node, int], dict[int, SizeChange]] = defaultdict(dict)
+    for site, (old, new) in sizes.items():
         node = site.node
         assert isinstance(node, ir.Node)
-        size, old = int(kept(axis, masks).sum()), axis.size
         attribute = ATTRIBUTES.get((node.op_type, str(site.argument)))
         if attribute is None:
             where = site.argument if isinstance(site.argument, int) else INPUTS[(node.op_type, site.argument)]
             sign = -1 if site.from_end else 1
-            lists[(node, where)][site.index] = (sign * old, sign * size)
-        elif size != old:
-            node.attributes[attribute] = ir.AttrInt64(attribute, size)
+            lists[(node, where)][site.index] = (sign * old, sign * new)
+        elif new != old:
+            node.attributes[attribute] = ir.AttrInt64(attribute, new)
     for (node, where), entries in lists.items():
         changed = {index: new for index, (old, new) in entries.items() if old != new}
         if not changed:

@@ -74,6 +74,10 @@ class OnnxNode:
                 graphs.extend(attribute.as_graphs())
         return [value for graph in graphs for value in values_from_outside(graph)]
 
+    def entries(self, index: int) -> Sequence[int | Hashable] | None:
+        """ONNX keeps lists of sizes in tensors."""
+        return None
+
     def evaluate(self, inputs: Sequence[Array | None]) -> Array:
         """Runs the operator by ONNX's reference implementation, floats in float32."""
         if self.node.op_type in ("Cast", "CastLike"):

@@ -12,7 +12,7 @@ from getac.axes.axis import Axis, product
 from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Floats, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 
-__all__ = ["Convolution", "Gemm", "MatMul"]
+__all__ = ["Convolution", "Gemm", "Linear", "MatMul"]
 
 
 def output_slab(c: SlabContext, weight: Slab, bias: int | None, bias_dimension: int = 0) -> Slab:
@@ -183,3 +183,27 @@ class Gemm(Rule):
     def macs(self, inputs: Sequence[tuple[int, ...] | None], output: tuple[int, ...]) -> int:
         assert inputs[0] is not None
         return math.prod(output) * inputs[0][0 if self.transpose_a else 1]
+
+
+@dataclass(frozen=True)
+class Linear(Rule):
+    """x (..., in) times the transpose of a weight (out, in), plus a bias (out). aten.linear."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, weight = c.input(0), c.input(1)
+        c.same(x[-1], weight[-1])
+        if bias := c.optional_input(2):
+            c.same(weight[0], bias[0])
+        return [(*x[:-1], *weight[:-1])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.input_sizes(0))
+        c.contract(0, rank - 1, c.slab(1, 1), foldable=True)
+        return [(*(UNKNOWN,) * (rank - 1), output_slab(c, c.slab(1, 0), 2))]
+
+    def bias_from_constants(self, weight: Floats, constants: Floats) -> Floats:
+        return np.asarray(weight @ constants)
+
+    def macs(self, inputs: Sequence[tuple[int, ...] | None], output: tuple[int, ...]) -> int:
+        assert inputs[0] is not None
+        return math.prod(output) * inputs[0][-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def broadcast(c: AxisContext, inputs: Sequence[Axes], sizes: tuple[int, ...]) ->
 
 
 def operand(c: SlabContext, index: int, position: int, rank: int) -> Slab | None:
-    """An operand's slab along the result's dimension `position`; what is stretched there must be one number."""
+    """An operand's slab along the result's dimension `position`; what is stretched must be one number."""
     if not c.has(index):
         return None
     sizes = c.input_sizes(index)
@@ -53,11 +54,14 @@ class Elementwise(Rule):
         operands: How many leading inputs are operands; None: all of them.
         absorbing: Whether one operand that is zero makes the result zero (Mul, And).
         keeps_integers: Whether integers pass through unchanged (Identity, a cast between integer types).
+        value: What the result holds: what the operator computes, what its first operand holds (a cast, a
+            dropout), or something unknown (random numbers).
     """
 
     operands: int | None = None
     absorbing: bool = False
     keeps_integers: bool = False
+    value: Literal["computed", "first", "unknown"] = "computed"
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         count = self.operands if self.operands is not None else c.inputs
@@ -71,6 +75,9 @@ class Elementwise(Rule):
         return [tuple(self._slab(c, position, rank) for position in range(rank))]
 
     def _slab(self, c: SlabContext, position: int, rank: int) -> Slab:
+        if self.value != "computed":
+            first = operand(c, 0, position, rank) if self.value == "first" else None
+            return UNKNOWN if first is None else first
         count = self.operands if self.operands is not None else c.inputs
         operands = [operand(c, index, position, rank) for index in range(count)]
         result = c.evaluate(position, operands)

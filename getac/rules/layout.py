@@ -44,11 +44,13 @@ class Reshape(Rule):
         shape_input: The input that lists the new sizes; None where they follow by themselves.
         copies_zeros: Whether a 0 among the new sizes copies the input's size at its place.
         keeps_entries: Whether a list of integers keeps its entries (squeeze, unsqueeze).
+        first: The dimension that the list of sizes begins with, where it is not the whole shape (unflatten).
     """
 
     shape_input: int | None = None
     copies_zeros: bool = True
     keeps_entries: bool = False
+    first: int | None = None
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, sizes = c.input(0), c.sizes()
@@ -67,6 +69,8 @@ class Reshape(Rule):
     def _sites(self, c: AxisContext, x: Axes, out: list[Axis]) -> None:
         """The new sizes: literals, copies (0), one inferred (-1), or sizes computed from other axes."""
         contents = c.contents(self.shape_input or 0)
+        if self.first is not None and contents is not None:
+            out = out[self.first : self.first + len(contents)]
         if contents is None or len(contents) != len(out):
             for axis in out:
                 c.freeze(axis, "a reshape to sizes that are computed in a way that is not followed")

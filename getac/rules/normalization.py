@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import product
-from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, SlabContext, Slabs
+from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Rule, SlabContext, Slabs
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "Normalized"]
 
@@ -17,7 +17,7 @@ __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "Normalized"]
 class BatchNorm(Rule):
     """scale (x - mean) / sqrt(var + epsilon) + bias along dimension 1. ONNX BatchNormalization, inference.
 
-    Inputs: x (N, C, ...), scale, bias, mean, var (C).
+    Inputs: x (N, C, ...), scale, bias, mean, var (C); what is absent is 1, 0, 0, 1.
     """
 
     epsilon: float = 1e-5
@@ -25,11 +25,16 @@ class BatchNorm(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
         for index in range(1, 5):
-            c.same(x[1], c.input(index)[0])
+            if parameter := c.optional_input(index):
+                c.same(x[1], parameter[0])
         return [x]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        x, scale, bias, mean, variance = c.slab(0, 1), *(c.slab(index, 0) for index in range(1, 5))
+        x = c.slab(0, 1)
+        scale, bias, mean, variance = (
+            c.slab(index, 0) if c.has(index) else np.array(default)
+            for index, default in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0))
+        )
         normal = scale * (x - mean) / np.sqrt(np.abs(variance) + self.epsilon) + bias
         channel = np.where(scale == 0, bias, np.where(np.isfinite(normal), normal, np.nan))
         return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))]
@@ -48,7 +53,8 @@ class GroupNorm(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
         for index in (1, 2):
-            c.same(x[1], c.input(index)[0])
+            if parameter := c.optional_input(index):
+                c.same(x[1], parameter[0])
         for axis in x[2:]:
             c.freeze(axis, "a spatial dimension")
         if self.groups is not None:
@@ -59,7 +65,9 @@ class GroupNorm(Rule):
         return [x]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        channel = np.where(c.slab(1, 0) == 0, c.slab(2, 0), np.nan)
+        scale = c.slab(1, 0) if c.has(1) else UNKNOWN
+        bias = c.slab(2, 0) if c.has(2) else ZERO
+        channel = np.where(scale == 0, bias, np.nan)
         return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))]
 
 

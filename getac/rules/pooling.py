@@ -14,7 +14,7 @@ __all__ = ["Pad", "Spatial"]
 
 @dataclass(frozen=True)
 class Spatial(Rule):
-    """x (N, C, ...) -> (N, C, ...), each channel on its own.
+    """x (..., C, spatial ...) -> (..., C, spatial ...), each channel on its own.
 
     ONNX pooling operators, Resize, Upsample.
 
@@ -22,22 +22,28 @@ class Spatial(Rule):
         keeps_constant: Whether a channel that holds one number everywhere still does; where zeros are
             mixed in (padding that counts), only a channel of zeros does.
         sizes_input: The input that lists the output's sizes, for Resize.
+        spatial: How many trailing dimensions are spatial; None: all but two.
     """
 
     keeps_constant: bool = True
     sizes_input: int | None = None
+    spatial: int | None = None
+
+    def _leading(self, rank: int) -> int:
+        return 2 if self.spatial is None else max(rank - self.spatial, 0)
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, sizes = c.input(0), c.sizes()
-        for axis in x[2:]:
+        leading = self._leading(len(x))
+        for axis in x[leading:]:
             c.freeze(axis, "a spatial dimension")
         carried = []
-        for axis, size in zip(x[:2], sizes[:2], strict=True):
+        for axis, size in zip(x[:leading], sizes[:leading], strict=True):
             if axis.size != size:
                 c.freeze(axis, "a resized dimension")
                 axis = c.frozen_atom(size, "a resized dimension")
             carried.append(axis)
-        spatial = (c.frozen_atom(size, "a spatial dimension") for size in sizes[2:])
+        spatial = (c.frozen_atom(size, "a spatial dimension") for size in sizes[leading:])
         out = (*carried, *spatial)
         contents = c.contents(self.sizes_input) if self.sizes_input is not None else None
         if contents is not None and len(contents) == len(out):
@@ -45,10 +51,12 @@ class Spatial(Rule):
         return [out] * c.outputs
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        channel = c.slab(0, 1)
+        rank = len(c.sizes())
+        leading = self._leading(rank)
+        carried = [c.slab(0, dimension) for dimension in range(leading)]
         if not self.keeps_constant:
-            channel = np.where(channel == 0, 0.0, np.nan)
-        return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))]
+            carried = [np.where(slab == 0, 0.0, np.nan) for slab in carried]
+        return [(*carried, *(UNKNOWN,) * (rank - leading))]
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,12 @@ class Pad(Rule):
     Args:
         padded: Whether each dimension is padded or cut.
         zeros: Whether the filling is not taken from the tensor's own edge.
+        filling: The number that is filled in, where it is not input 2.
     """
 
     padded: tuple[bool, ...]
     zeros: bool = True
+    filling: float = 0.0
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         result = []
@@ -73,7 +83,7 @@ class Pad(Rule):
         return [tuple(result)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        filling = c.number(2) if c.has(2) else np.array(0.0)
+        filling = c.number(2) if c.has(2) else np.array(self.filling)
         result = []
         for dimension, padded in enumerate(self.padded):
             slab = UNKNOWN if padded else c.slab(0, dimension)

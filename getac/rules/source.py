@@ -10,7 +10,7 @@ import numpy as np
 from getac.axes.contents import SizeOf
 from getac.rules.base import Axes, AxisContext, Rule, SlabContext, Slabs
 
-__all__ = ["Filled", "ShapeOf"]
+__all__ = ["Filled", "Fresh", "ShapeOf"]
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,15 @@ class Filled(Rule):
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         return [(np.array(self.number),) * len(c.sizes())]
+
+
+@dataclass(frozen=True)
+class Fresh(Rule):
+    """A tensor that no input's units reach: ranges, random numbers. Frozen, with the reason given."""
+
+    reason: str
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        return [
+            tuple(c.frozen_atom(size, self.reason) for size in c.sizes(output)) for output in range(c.outputs)
+        ]

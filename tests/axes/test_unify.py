@@ -185,6 +185,20 @@ def test_a_chain_of_splits_of_the_same_axis() -> None:
     assert sizes(a) == [1] * 12
 
 
+def test_long_chains_of_concats_and_slices_do_not_nest() -> None:
+    length = 3000
+    joined, whole = atom(1), atom(length)
+    rest = whole
+    for size in range(2, length + 1):
+        joined = total(joined, atom(1))
+        before, after = atom(1), atom(length - size + 1)
+        unify(rest, total(before, after), "slice")
+        rest = after
+    unify(joined, whole, "add")
+    assert len(leaves(whole)) == length
+    assert kept(joined, {}).size == kept(whole, {}).size == length
+
+
 @st.composite
 def axis_of(draw: st.DrawFn, size: int, pool: list[Axis], depth: int = 3) -> Axis:
     """A random type of the given size; atoms of the pool recur, so that equations interact."""

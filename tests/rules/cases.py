@@ -43,21 +43,22 @@ class Case:
 
 def image(body: str, *units: int, out: int = 8, rank: int = 4, **tensors: Tensor) -> Case:
     """x (N, 3, 6, 6) -> Conv -> h (N, 8, 6, 6) -> body -> r (N, out, ...) -> Conv -> y."""
-    frame = {"w_in": (8, 3, 3, 3), "b_in": (8,), "w_out": (4, out, *(1,) * (rank - 2))}
+    frame: dict[str, Tensor] = {"w_in": (8, 3, 3, 3), "b_in": (8,), "w_out": (4, out, *[1] * (rank - 2))}
     text = f"h = Conv<pads=[1, 1, 1, 1]>(x, w_in, b_in)  {body}  y = Conv(r, w_out)"
     return Case(text, units or (8,), {"x": ("N", 3, 6, 6)}, {**frame, **tensors})
 
 
 def sequence(body: str, *units: int, out: int = 8, **tensors: Tensor) -> Case:
     """x (N, 4, 6) -> MatMul -> h (N, 4, 8) -> body -> r (N, ..., out) -> MatMul -> y."""
-    frame = {"w_in": (6, 8), "w_out": (out, 5)}
+    frame: dict[str, Tensor] = {"w_in": (6, 8), "w_out": (out, 5)}
     text = f"h = MatMul(x, w_in)  {body}  y = MatMul(r, w_out)"
     return Case(text, units or (8,), {"x": ("N", 4, 6)}, {**frame, **tensors})
 
 
-def two_images(body: str, *units: int, **tensors: Tensor) -> Case:
+def two_images(body: str, *units: int, out: int = 8, **tensors: Tensor) -> Case:
     """As `image`, with a second layer's g (N, 8, 6, 6) beside h."""
-    return image(f"g = Conv<pads=[1, 1, 1, 1]>(x, w_g)  {body}", *units, w_g=(8, 3, 3, 3), **tensors)
+    text = f"g = Conv<pads=[1, 1, 1, 1]>(x, w_g)  {body}"
+    return image(text, *units, out=out, rank=4, w_g=(8, 3, 3, 3), **tensors)
 
 
 def unary(operator: str, before: str = "Identity(h)", attributes: str = "") -> list[Case]:
@@ -76,6 +77,7 @@ INTEGERS = "a = Abs(h)  b = Abs(g)  p = Cast<to=12>(a)  q = Cast<to=12>(b)"
 UNARY = """Abs Asin Asinh Atan Ceil Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Mish
     Neg Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Tan Tanh ThresholdedRelu Celu Cosh"""
 IN_UNIT_INTERVAL = "Acos Asin Atanh"
+REDUCTIONS = "ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSumExp"
 BINARY = "Add Sub Mul Max Min Mean Sum"
 
 CASES: dict[str, list[Case]] = {name: unary(name) for name in UNARY.split()}
@@ -347,8 +349,7 @@ CASES |= {
         image(f"r = {name}(h, a)", a=ints(2, 3)),
         sequence(f"t = {name}(h, a)  r = Mul(t, p)", a=ints(1), p=(8,)),
     ]
-    for name in """ReduceL1 ReduceL2 ReduceSumSquare ReduceMean ReduceMax ReduceMin ReduceProd
-        ReduceLogSumExp""".split()
+    for name in REDUCTIONS.split()
 }
 CASES |= {"ReduceLogSum": [image("t = Exp(h)  r = ReduceLogSum(t, a)", a=ints(2, 3))]}
 CASES |= {

@@ -6,7 +6,7 @@ import pytest
 
 from getac.onnx_graph.operators import OPERATORS
 from tests.rules.cases import CASES, Case
-from tools.law import analyzed, check_law
+from tools.law import analyzed, check_dead, check_law
 
 NAMED = [
     pytest.param(operator, case, id=f"{operator}-{i}")
@@ -31,3 +31,17 @@ def test_masked_equals_sliced(operator: str, case: Case) -> None:
         outcome = check_law(case.model(seed), seed)
         assert outcome.difference <= 1e-4
         assert outcome.removed or seed
+
+
+@pytest.mark.parametrize(("operator", "case"), NAMED)
+def test_dead_units_go_and_the_function_stays(operator: str, case: Case) -> None:
+    for seed in range(2):
+        assert check_dead(case.model(seed), seed).difference <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["Relu", "Conv", "Concat", "Split", "Mul"])
+def test_zeroed_units_are_found_dead(name: str) -> None:
+    """What masking removes, the analysis of the masked model removes by itself."""
+    for case in CASES[name][:2]:
+        for seed in range(3):
+            assert check_dead(case.model(seed), seed).removed == check_law(case.model(seed), seed).removed

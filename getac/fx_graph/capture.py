@@ -1,0 +1,147 @@
+"""Captures a PyTorch model as a torch.fx graph of aten operators that trains and evaluates."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim
+
+from getac.errors import UnsupportedModelError
+
+__all__ = ["capture"]
+
+aten = torch.ops.aten
+DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+
+
+def capture(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_batch: bool = True,
+) -> fx.GraphModule:
+    """Captures a model by `torch.export` (non-strict) and returns a plain GraphModule.
+
+    Parameters keep their names and are the model's own; train() and eval() switch what they switched.
+
+    Args:
+        args: Example inputs; the first dimension of every tensor is taken for the batch.
+        dynamic_batch: Whether the batch size is left open.
+
+    Raises:
+        UnsupportedModelError: The model cannot be captured (it branches on data, say).
+    """
+    was_training = model.training
+    shapes = batch_shapes(model, args, kwargs or {}) if dynamic_batch else None
+    try:
+        model.train()
+        program = torch.export.export(
+            model, tuple(args), dict(kwargs or {}), strict=False, dynamic_shapes=shapes
+        )
+        exported = program.module(check_guards=False)
+    except Exception as error:  # torch.export raises anything that the model's own code can raise
+        raise UnsupportedModelError(
+            "torch.export cannot capture the model",
+            where=type(model).__name__,
+            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            hint="remove branches on tensor values, or rewrite them with torch.where",
+        ) from error
+    finally:
+        model.train(was_training)
+    assert isinstance(exported, fx.GraphModule)
+    module = fx.GraphModule(exported, exported.graph)
+    drop_checks(module.graph)
+    switch_training(module)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    module.train(was_training)
+    return module
+
+
+def batch_shapes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A dynamic first dimension for every tensor, by the name of the argument it comes in."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return {0: Dim.AUTO} if value.ndim and value.shape[0] > 1 else {}
+        if isinstance(value, list | tuple):
+            return type(value)(of(item) for item in value)
+        if isinstance(value, Mapping):
+            return {key: of(item) for key, item in value.items()}
+        return None
+
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    shapes: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            shapes.update({key: of(item) for key, item in value.items()})
+        else:
+            shapes[name] = of(value)
+    return shapes
+
+
+def drop_checks(graph: fx.Graph) -> None:
+    """Assertions and guards hold for the example; the analysis works without them."""
+    for node in reversed(list(graph.nodes)):
+        name = getattr(node.target, "__name__", "")
+        if node.op == "call_function" and not node.users and name.startswith(("_assert", "_guards")):
+            graph.erase_node(node)
+        elif node.op == "call_module" and node.target == "_guards_fn":
+            graph.erase_node(node)
+
+
+def switch_training(module: fx.GraphModule) -> None:
+    """Replaces the literal training flags that export leaves by the module's own `training`.
+
+    Without this, eval() would still normalise by the batch's statistics. A flag that is constant for
+    another reason (no running statistics; a batch norm that was frozen) stays what it is.
+    """
+    flag: fx.Node | None = None
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not needs_flag(node):
+            continue
+        if flag is None:
+            with module.graph.inserting_before(next(iter(module.graph.nodes))):
+                flag = module.graph.create_node("get_attr", "training")
+        replace_flag(node, flag)
+
+
+def needs_flag(node: fx.Node) -> bool:
+    args = node.args
+    if node.target is aten.batch_norm.default:
+        return args[5] is True and args[3] is not None
+    if node.target in DROPOUTS:
+        return args[2] is True
+    if node.target is aten.scaled_dot_product_attention.default:
+        return bool(dropout_of(node))
+    return node.target is aten.add_.Tensor and is_counter(args[0])
+
+
+def is_counter(node: Any) -> bool:
+    return isinstance(node, fx.Node) and str(node.target).rpartition(".")[2] == "num_batches_tracked"
+
+
+def dropout_of(attention: fx.Node) -> Any:
+    return attention.kwargs.get("dropout_p", attention.args[4] if len(attention.args) > 4 else 0.0)
+
+
+def replace_flag(node: fx.Node, flag: fx.Node) -> None:
+    if node.target is aten.batch_norm.default:
+        node.update_arg(5, flag)
+    elif node.target in DROPOUTS:
+        node.update_arg(2, flag)
+    elif node.target is aten.add_.Tensor:
+        node.update_arg(1, flag)  # counts batches in training only
+    else:
+        with node.graph.inserting_before(node):
+            probability = node.graph.call_function(operator.mul, (flag, dropout_of(node)))
+        if "dropout_p" in node.kwargs:
+            node.update_kwarg("dropout_p", probability)
+        else:
+            node.update_arg(4, probability)

@@ -1,0 +1,376 @@
+"""Which rule each aten operator follows, and where its operands and arguments stand.
+
+To add an operator: write a function from `CallReader` to a `Call` (or reuse one) and name it in
+`OPERATORS`. A function that cannot normalise its call's arguments raises `NotConstant`; the node is then
+opaque, as one that is not in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from torch import fx
+
+from getac.fx_graph.reader import CallReader, NotConstant, operator_name
+from getac.rules.base import Rule
+from getac.rules.contraction import Convolution, Gemm, Linear, MatMul
+from getac.rules.elementwise import Elementwise, Select
+from getac.rules.layout import Expand, Reshape, Transpose
+from getac.rules.normalization import BatchNorm, GroupNorm, LayerNorm, Normalized
+from getac.rules.parts import Concat, Cut, Gather, Slice, Split
+from getac.rules.pooling import Pad, Spatial
+from getac.rules.reduction import Reduction
+from getac.rules.source import Filled, Fresh, ShapeOf
+
+__all__ = ["OPERATORS", "Call", "call_of"]
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call in normal form.
+
+    Args:
+        rule: The rule that it follows.
+        operands: The tensors (and sizes) that the rule counts as inputs, in its order.
+        lists: Rule input -> the schema argument that is a list of integers.
+        sites: The rule's name of an argument that is a size -> the schema's.
+    """
+
+    rule: Rule
+    operands: tuple[fx.Node | None, ...]
+    lists: Mapping[int, str] = field(default_factory=dict)
+    sites: Mapping[str, str] = field(default_factory=dict)
+
+
+Maker = Callable[[CallReader], Call]
+
+
+def call(
+    r: CallReader,
+    rule: Rule,
+    *names: str,
+    lists: Mapping[int, str] | None = None,
+    sites: Mapping[str, str] | None = None,
+) -> Call:
+    """A call whose operands are the named arguments; numbers among them are part of the operator."""
+    operands = tuple(value if isinstance(value := r.get(name), fx.Node) else None for name in names)
+    return Call(rule, operands, lists or {}, sites or {})
+
+
+def elementwise(r: CallReader) -> Call:
+    """All tensor arguments are operands, in the order of the schema."""
+    return Call(Elementwise(), tensor_arguments(r))
+
+
+def product_like(r: CallReader) -> Call:
+    return Call(Elementwise(absorbing=True), tensor_arguments(r))
+
+
+def tensor_arguments(r: CallReader) -> tuple[fx.Node | None, ...]:
+    return tuple(value for value in r.arguments.values() if is_tensor(value))
+
+
+def is_tensor(value: object) -> bool:
+    return isinstance(value, fx.Node) and hasattr(value.meta.get("val"), "shape")
+
+
+def same_value(r: CallReader) -> Call:
+    """The first tensor goes through: casts, copies, dropouts."""
+    return Call(Elementwise(value="first"), tensor_arguments(r)[:1])
+
+
+def unknown_value(r: CallReader) -> Call:
+    """The first tensor's sizes alone matter."""
+    return Call(Elementwise(value="unknown"), tensor_arguments(r)[:1])
+
+
+def select(r: CallReader) -> Call:
+    return call(r, Select(), "condition", "self", "other")
+
+
+def linear(r: CallReader) -> Call:
+    return call(r, Linear(), "input", "weight", "bias")
+
+
+def matmul(r: CallReader) -> Call:
+    return Call(MatMul(), tensor_arguments(r))
+
+
+def addmm(r: CallReader) -> Call:
+    rule = Gemm(alpha=float(r.get("alpha", 1)), beta=float(r.get("beta", 1)))
+    return call(r, rule, "mat1", "mat2", "self")
+
+
+def convolution(transposed: bool) -> Maker:
+    def make(r: CallReader) -> Call:
+        padding = r.get("padding", 0)
+        padded = padding != "valid" and (isinstance(padding, str) or any(listed(padding)))
+        rule = Convolution(r.integer("groups", 1), transposed, padded or transposed)
+        return call(r, rule, "input", "weight", "bias", sites={"groups": "groups"})
+
+    return make
+
+
+def listed(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def batch_norm(r: CallReader) -> Call:
+    rule = BatchNorm(epsilon=float(r.get("eps", 1e-5)))
+    return call(r, rule, "input", "weight", "bias", "running_mean", "running_var")
+
+
+def instance_norm(r: CallReader) -> Call:
+    return call(r, GroupNorm(), "input", "weight", "bias")
+
+
+def group_norm(r: CallReader) -> Call:
+    rule = GroupNorm(groups=r.integer("num_groups"))
+    return call(r, rule, "input", "weight", "bias", sites={"groups": "num_groups"})
+
+
+def layer_norm(r: CallReader) -> Call:
+    count = len(r.get("normalized_shape"))
+    return call(r, LayerNorm(axis=-count), "input", "weight", "bias", lists={3: "normalized_shape"})
+
+
+def along(reason: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        return call(r, Normalized((r.dimension(),), reason), "self")
+
+    return make
+
+
+def along_all(reason: str, name: str) -> Maker:
+    """Several dimensions, or all where none is named."""
+
+    def make(r: CallReader) -> Call:
+        dims = r.optional_integers(name)
+        mixed = None if dims is None else tuple(d % r.rank() for d in dims)
+        return call(r, Normalized(mixed, reason), "self")
+
+    return make
+
+
+def spatial(r: CallReader) -> Call:
+    return Call(Spatial(spatial=spatial_rank(r)), tensor_arguments(r)[:1])
+
+
+def average_pool(r: CallReader) -> Call:
+    padded = any(listed(r.get("padding", 0))) and bool(r.get("count_include_pad", True))
+    return Call(Spatial(keeps_constant=not padded, spatial=spatial_rank(r)), tensor_arguments(r)[:1])
+
+
+def spatial_rank(r: CallReader) -> int:
+    """How many trailing dimensions are spatial: the digit in the operator's name."""
+    name = operator_name(r.node)
+    return next((int(digit) for digit in "321" if f"{digit}d" in name), 2)
+
+
+def pad(r: CallReader) -> Call:
+    rank, amounts = r.rank(), r.integers("pad")
+    padded = [False] * rank
+    for position in range(len(amounts) // 2):  # pairs, from the last dimension
+        padded[rank - 1 - position] = bool(amounts[2 * position] or amounts[2 * position + 1])
+    constant = r.get("mode", "constant") == "constant"
+    return call(r, Pad(tuple(padded), zeros=constant, filling=float(r.get("value") or 0.0)), "self")
+
+
+def view(name: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        if name not in r.arguments:
+            raise NotConstant("a view of the same bits as another type")
+        return call(r, Reshape(shape_input=1, copies_zeros=False), "self", lists={1: name})
+
+    return make
+
+
+def unflatten(r: CallReader) -> Call:
+    dimension = r.dimension()
+    rule = Reshape(shape_input=1, copies_zeros=False, first=dimension)
+    return call(r, rule, "self", lists={1: "sizes"})
+
+
+def regroup(r: CallReader) -> Call:
+    return call(r, Reshape(), "self")
+
+
+def transpose(first: str, second: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        order = list(range(r.rank()))
+        i, j = r.dimension(first), r.dimension(second)
+        order[i], order[j] = order[j], order[i]
+        return call(r, Transpose(tuple(order)), "self")
+
+    return make
+
+
+def permute(r: CallReader) -> Call:
+    return call(r, Transpose(tuple(d % r.rank() for d in r.integers("dims"))), "self")
+
+
+def matrix_transpose(r: CallReader) -> Call:
+    return call(r, Transpose(tuple(reversed(range(r.rank())))), "self")
+
+
+def expand(r: CallReader) -> Call:
+    return call(r, Expand(), "self", lists={1: "size"})
+
+
+def expand_as(r: CallReader) -> Call:
+    return Call(Elementwise(value="first"), tensor_arguments(r))
+
+
+def concat(r: CallReader) -> Call:
+    tensors = r.tensors("tensors")
+    tensors = [t for t in tensors if t.meta["val"].ndim > 1 or t.meta["val"].numel() != 0]
+    rank = tensors[0].meta["val"].ndim
+    return Call(Concat(axis=r.integer("dim", 0) % rank), tuple(tensors))
+
+
+def split(r: CallReader) -> Call:
+    sites = {"split": "split_sizes"}
+    return call(r, Split(axis=r.dimension()), "self", sites=sites)
+
+
+def slice_(r: CallReader) -> Call:
+    dimension, node = r.dimension(), r.get("self")
+    size = int(node.meta["val"].shape[dimension]) if isinstance(node.meta["val"].shape[dimension], int) else None
+    start, stop, step = r.get("start"), r.get("end"), r.integer("step", 1)
+    if start in (None, 0) and (stop is None or stop == MAXIMUM) and step == 1:
+        return call(r, Slice(()), "self")
+    if size is None or not all(value is None or isinstance(value, int) for value in (start, stop)):
+        raise NotConstant("its bounds are computed when the graph runs")
+    cut = Cut(dimension, *slice(start, stop, step).indices(size), 0)
+    return call(r, Slice((cut,)), "self", sites={"starts": "start", "ends": "end"})
+
+
+MAXIMUM = 2**63 - 1
+
+
+def embedding(r: CallReader) -> Call:
+    return call(r, Gather(axis=0), "weight", "indices")
+
+
+def index_select(r: CallReader) -> Call:
+    return call(r, Gather(axis=r.dimension()), "self", "index")
+
+
+def reduction(sums: bool = False, keeps_constant: bool = False) -> Maker:
+    def make(r: CallReader) -> Call:
+        dims = r.optional_integers("dim")
+        return call(r, Reduction(dims, r.flag("keepdim"), sums, keeps_constant), "self")
+
+    return make
+
+
+def vector_norm(r: CallReader) -> Call:
+    """Zeros do not matter to a norm of positive order."""
+    order = r.get("ord", r.get("p", 2))
+    positive = order is None or (isinstance(order, int | float) and order > 0)
+    rule = Reduction(r.optional_integers("dim"), r.flag("keepdim"), sums=positive)
+    return call(r, rule, "self")
+
+
+def sym_size(r: CallReader) -> Call:
+    dimension = r.dimension()
+    return call(r, ShapeOf(dimension, dimension + 1), "self")
+
+
+def filled(number: float | None) -> Maker:
+    """A tensor of given sizes; `number` None: the argument `fill_value`."""
+
+    def make(r: CallReader) -> Call:
+        value = r.get("fill_value") if number is None else number
+        known = float(value) if isinstance(value, int | float) else float("nan")
+        return Call(Filled(known), (None,), lists={0: "size"})
+
+    return make
+
+
+def fresh(reason: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        return Call(Fresh(reason), ())
+
+    return make
+
+
+def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:
+    return {f"aten.{name}": maker for maker, names in makers.items() for name in names.split()}
+
+
+OPERATORS: dict[str, Maker] = table(
+    {
+        elementwise: """abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or ceil celu
+            clamp clamp_max clamp_min clip cos cosh div elu eq erf exp exp2 expm1 floor floor_divide fmod ge
+            gelu gt hardsigmoid hardswish hardtanh isinf isnan le leaky_relu lerp log log1p log2 logical_and
+            logical_not logical_or logical_xor log_sigmoid lt maximum minimum mish nan_to_num ne neg pow prelu
+            reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin sinh softplus
+            softsign sqrt square sub tan tanh threshold trunc masked_fill __and__ __or__ ones_like zeros_like""",
+        product_like: "mul",
+        same_value: """alias alpha_dropout clone contiguous detach dropout feature_dropout lift_fresh
+            lift_fresh_copy to type_as _to_copy float half bool native_dropout""",
+        unknown_value: "rand_like randn_like empty_like full_like bernoulli",
+        select: "where",
+        linear: "linear",
+        matmul: "matmul bmm mm",
+        addmm: "addmm",
+        convolution(transposed=False): "conv1d conv2d conv3d",
+        convolution(transposed=True): "conv_transpose1d conv_transpose2d conv_transpose3d",
+        batch_norm: "batch_norm",
+        instance_norm: "instance_norm",
+        group_norm: "group_norm",
+        layer_norm: "layer_norm rms_norm",
+        along("the axis of a softmax"): "softmax log_softmax _softmax _log_softmax",
+        along("a cumulative sum"): "cumsum cumprod logcumsumexp",
+        along_all("rolled", "dims"): "roll",
+        along_all("reversed", "dims"): "flip",
+        spatial: """max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+            adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices
+            upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d
+            upsample_bicubic2d upsample_trilinear3d _upsample_bicubic2d_aa _upsample_bilinear2d_aa""",
+        average_pool: "avg_pool1d avg_pool2d avg_pool3d",
+        pad: "pad constant_pad_nd",
+        view("size"): "view _unsafe_view",
+        view("shape"): "reshape",
+        unflatten: "unflatten",
+        regroup: "flatten squeeze unsqueeze",
+        transpose("dim0", "dim1"): "transpose",
+        transpose("axis0", "axis1"): "swapaxes",
+        permute: "permute",
+        matrix_transpose: "t numpy_T",
+        expand: "expand broadcast_to",
+        expand_as: "expand_as",
+        concat: "cat concat",
+        split: "split chunk split_with_sizes tensor_split",
+        slice_: "slice",
+        embedding: "embedding",
+        index_select: "index_select",
+        reduction(sums=True): "sum",
+        vector_norm: "linalg_vector_norm norm",
+        reduction(keeps_constant=True): "mean amax amin",
+        reduction(): "prod std var logsumexp any all argmax argmin max min var_mean",
+        sym_size: "sym_size",
+        filled(0.0): "zeros new_zeros",
+        filled(1.0): "ones new_ones",
+        filled(None): "full new_full",
+        filled(float("nan")): "empty new_empty rand randn",
+        fresh("a range"): "arange linspace eye scalar_tensor tensor",
+    }
+)
+
+
+def call_of(node: fx.Node) -> Call | None:
+    """A call in normal form, None where there is no rule or its arguments cannot be normalised."""
+    name = operator_name(node)
+    maker = OPERATORS.get(name) or OPERATORS.get(name.removesuffix("_"))  # in place: the same function
+    if maker is None or node.op != "call_function":
+        return None
+    try:
+        return maker(CallReader(node))
+    except NotConstant:
+        return None

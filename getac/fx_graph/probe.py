@@ -1,0 +1,68 @@
+"""Concrete sizes for a graph with symbolic dimensions: each symbol becomes a prime of its own.
+
+A reshape of (batch, heads, d) is understood by sizes; with the example's own batch size, a batch of 12 could
+be mistaken for 12 heads. A prime that divides no static size cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+__all__ = ["Probe"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Symbol -> prime."""
+
+    primes: Mapping[Any, int]
+
+    @classmethod
+    def of(cls, graph: fx.Graph) -> Probe:
+        """Chooses primes that divide no static size of the graph."""
+        symbols: dict[Any, None] = {}
+        static = {1}
+        for size in all_sizes(graph):
+            if isinstance(size, torch.SymInt):
+                symbols.update(dict.fromkeys(sorted(size.node.expr.free_symbols, key=str)))
+            else:
+                static.add(size)
+        candidates = (n for n in primes() if not any(size and size % n == 0 for size in static))
+        return cls({symbol: next(candidates) for symbol in symbols})
+
+    def size(self, size: int | torch.SymInt) -> int:
+        if isinstance(size, int):
+            return size
+        return int(size.node.expr.subs(self.primes))
+
+    def sizes(self, value: Any) -> tuple[int, ...] | None:
+        """The sizes of a tensor, () for a number, None for anything else."""
+        if isinstance(value, torch.Tensor):
+            return tuple(self.size(size) for size in value.shape)
+        return () if isinstance(value, int | float | torch.SymInt | torch.SymFloat) else None
+
+
+def all_sizes(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
+    for node in graph.nodes:
+        values = node.meta.get("val")
+        for value in values if isinstance(values, list | tuple) else [values]:
+            if isinstance(value, torch.Tensor):
+                yield from value.shape
+            elif isinstance(value, torch.SymInt):
+                yield value
+
+
+def primes() -> Iterator[int]:
+    """Primes from 11 on."""
+    found = [2, 3, 5, 7]
+    candidate = 11
+    while True:
+        if all(candidate % prime for prime in found if prime * prime <= candidate):
+            found.append(candidate)
+            yield candidate
+        candidate += 2

@@ -1,0 +1,93 @@
+"""Carries out slicing on a torch.fx graph (see `getac.slicing`): the graph module is regenerated smaller.
+
+Parameters stay the same objects under the same names, tied ones stay tied, buffers stay persistent or not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from getac.axes.axis import Mask
+from getac.axes.contents import Site
+from getac.fx_graph.operators import Call, call_of
+from getac.fx_graph.reader import CallReader
+from getac.fx_graph.view import FxView
+from getac.slicing import SizeChange
+
+__all__ = ["FxEditor"]
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class FxEditor:
+    """Edits a captured module in place."""
+
+    view: FxView
+
+    def cut(self, parameter: Hashable, masks: Sequence[Mask]) -> None:
+        """Slices the tensor in place, so that whoever holds it (an optimizer, a tie) holds the small one."""
+        tensor = self.view.tensor(parameter)
+        data = tensor.detach()
+        for dimension, mask in enumerate(masks):
+            if not mask.all():
+                kept = torch.from_numpy(mask.nonzero()[0]).to(data.device)
+                data = data.index_select(dimension, kept)
+        tensor.data = data.contiguous()
+        tensor.grad = None
+
+    def write_sizes(self, sizes: Mapping[Site, SizeChange]) -> None:
+        by_node: dict[fx.Node, dict[Site, SizeChange]] = defaultdict(dict)
+        for site, change in sizes.items():
+            assert isinstance(site.node, fx.Node)
+            by_node[site.node][site] = change
+        for node, changes in by_node.items():
+            if any(old != new for old, new in changes.values()):
+                write_node(node, changes)
+        self.view.module.recompile()
+
+
+def write_node(node: fx.Node, changes: Mapping[Site, SizeChange]) -> None:
+    """Rewrites the sizes among one call's arguments."""
+    call = call_of(node)
+    assert call is not None
+    parts = {site.index: new for site, (_, new) in changes.items() if site.argument == "split"}
+    if parts:
+        write_split(node, [parts[index] for index in range(len(parts))])
+        return
+    for site, (old, new) in changes.items():
+        if old != new:
+            set_argument(node, argument_name(call, site), site.index, -new if site.from_end else new)
+
+
+def argument_name(call: Call, site: Site) -> str:
+    """The schema's name of the argument that a site stands in."""
+    return call.lists[site.argument] if isinstance(site.argument, int) else call.sites[site.argument]
+
+
+def set_argument(node: fx.Node, name: str, index: int, value: Any) -> None:
+    """Sets an argument, or one entry of a list, by the schema's name."""
+    old = CallReader(node).arguments[name]
+    if isinstance(old, list | tuple):
+        value = [value if position == index else entry for position, entry in enumerate(old)]
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    position = names.index(name)
+    if position < len(node.args):
+        node.update_arg(position, value)
+    else:
+        node.update_kwarg(name, value)
+
+
+def write_split(node: fx.Node, sizes: list[int]) -> None:
+    """chunk(x, n) and split(x, size) cannot say unequal parts; split_with_sizes can."""
+    arguments = CallReader(node).arguments
+    node.target = aten.split_with_sizes.default
+    node.args = (arguments["self"], sizes, arguments.get("dim", 0))
+    node.kwargs = {}

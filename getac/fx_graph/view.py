@@ -1,0 +1,225 @@
+"""The analysis' view of a torch.fx graph of aten operators (see `getac.view`).
+
+A value is a node, or `Result(node, position)` for one of several results; `operator.getitem` only names
+such a result and is no node of the view. A stored tensor is named by the attribute that it was first read
+from, so that tied weights are one value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from getac.fx_graph.operators import Call, call_of
+from getac.fx_graph.probe import Probe
+from getac.fx_graph.reader import CallReader, operator_name
+from getac.rules.base import Rule
+from getac.view import Array
+
+__all__ = ["FxNode", "FxView", "Result", "Stored"]
+
+SMALL_INTEGERS, SMALL_FLOATS = 4096, 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A parameter or buffer, by the name of the attribute that holds it (the first one, if tied)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One of several results of a node."""
+
+    node: fx.Node
+    position: int
+
+
+@dataclass(frozen=True)
+class FxNode:
+    """A call of an operator; see `getac.view.NodeView`."""
+
+    node: fx.Node
+    call: Call | None
+    inputs: Sequence[Hashable | None] = field(repr=False)
+    outputs: Sequence[Hashable] = field(repr=False)
+    captured: Sequence[Hashable] = field(repr=False)
+    lists: Mapping[int, Sequence[int | Hashable]] = field(repr=False)
+
+    @property
+    def identity(self) -> Hashable:
+        return self.node
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def operator(self) -> str:
+        return operator_name(self.node)
+
+    @property
+    def rule(self) -> Rule | None:
+        return self.call.rule if self.call else None
+
+    def entries(self, index: int) -> Sequence[int | Hashable] | None:
+        """The entries of a list of integers that stands in the call itself."""
+        return self.lists.get(index)
+
+    @cached_property
+    def signature(self) -> Hashable:
+        return (self.operator, str(fx.node.map_arg((self.node.args, dict(self.node.kwargs)), lambda _: None)))
+
+    def evaluate(self, inputs: Sequence[Array | None]) -> Array:
+        """Calls the operator itself on the given numbers in place of its operands."""
+        assert self.call is not None and callable(self.node.target)
+        numbers: dict[fx.Node, torch.Tensor] = {}
+        for operand, array in zip(self.call.operands, inputs, strict=False):
+            if operand is not None and array is not None:
+                numbers[operand] = torch.tensor(array, dtype=torch.float32)
+        args, kwargs = fx.node.map_arg(
+            (self.node.args, dict(self.node.kwargs)), lambda node: numbers.get(node, torch.zeros(()))
+        )
+        with torch.no_grad():
+            result = self.node.target(*args, **kwargs)
+        return np.asarray(result.to(torch.float64).numpy())
+
+
+class FxView:
+    """A captured module as the analysis sees it; see `getac.view.GraphView`.
+
+    Args:
+        module: From `getac.fx_graph.capture.capture`: aten calls, sizes in `meta["val"]`.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.probe = Probe.of(module.graph)
+        self._names = first_names(module)
+        self._values: dict[fx.Node, Hashable] = {}
+        self._sizes: dict[Hashable, tuple[int, ...] | None] = {}
+        self.nodes: list[FxNode] = []
+        self.inputs: list[Hashable] = []
+        self.outputs: list[Hashable] = []
+        self._stored: dict[Stored, torch.Tensor] = {}
+        for node in module.graph.nodes:
+            self._add(node)
+        self.parameters: Sequence[Hashable] = list(self._stored)
+
+    def _add(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self.inputs.append(self._define(node, node))
+        elif node.op == "get_attr":
+            self._add_stored(node)
+        elif node.op == "output":
+            self.outputs = [value for n in node.all_input_nodes if (value := self._values.get(n)) is not None]
+        elif node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+            self._add_result(node)
+        else:
+            self.nodes.append(self._node(node))
+
+    def _define(self, node: fx.Node, value: Hashable) -> Hashable:
+        self._values[node] = value
+        self._sizes[value] = self.probe.sizes(node.meta.get("val"))
+        return value
+
+    def _add_stored(self, node: fx.Node) -> None:
+        tensor = attribute(self.module, str(node.target))
+        if not isinstance(tensor, torch.Tensor):
+            return  # the training flag
+        stored = Stored(self._names[id(tensor)])
+        self._stored[stored] = tensor
+        self._values[node] = stored
+        self._sizes[stored] = tuple(tensor.shape)
+
+    def _add_result(self, node: fx.Node) -> None:
+        source, position = node.args
+        assert isinstance(source, fx.Node)
+        if isinstance(source.meta.get("val"), list | tuple) and isinstance(position, int):
+            self._values[node] = Result(source, position)
+
+    def _node(self, node: fx.Node) -> FxNode:
+        call = call_of(node)
+        lists = self._lists(node, call) if call else {}
+        listed = {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
+        operands = call.operands if call else node.all_input_nodes
+        inputs: list[Hashable | None] = [None if n is None else self._values.get(n) for n in operands]
+        inputs += [None] * (max(lists, default=-1) + 1 - len(inputs))
+        read = {self._values.get(n) for n in node.all_input_nodes} - {*inputs, *listed, None}
+        return FxNode(node, call, inputs, self._results(node), [v for v in read if v is not None], lists)
+
+    def _lists(self, node: fx.Node, call: Call) -> dict[int, Sequence[int | Hashable]]:
+        arguments = CallReader(node).arguments
+        lists: dict[int, Sequence[int | Hashable]] = {}
+        for index, name in call.lists.items():
+            listed = arguments[name] if name else node.args
+            entries = listed if isinstance(listed, list | tuple) else [listed]
+            lists[index] = [self._values[e] if isinstance(e, fx.Node) else e for e in entries]
+        return lists
+
+    def _results(self, node: fx.Node) -> list[Hashable]:
+        values = node.meta.get("val")
+        if not isinstance(values, list | tuple):
+            return [self._define(node, node)]
+        results: list[Hashable] = [Result(node, position) for position in range(len(values))]
+        for result, value in zip(results, values, strict=True):
+            self._sizes[result] = self.probe.sizes(value)
+        return results
+
+    def name_of(self, value: Hashable) -> str:
+        if isinstance(value, Stored | fx.Node):
+            return value.name
+        return f"{value.node.name}[{value.position}]" if isinstance(value, Result) else str(value)
+
+    def sizes(self, value: Hashable) -> tuple[int, ...] | None:
+        return self._sizes.get(value)
+
+    def tensor(self, parameter: Hashable) -> torch.Tensor:
+        """The stored tensor itself."""
+        assert isinstance(parameter, Stored)
+        return self._stored[parameter]
+
+    def is_float(self, value: Hashable) -> bool:
+        return value in self._stored and self._stored[value].is_floating_point()  # type: ignore[index]
+
+    def small_constant(self, value: Hashable) -> Array | None:
+        """The numbers of a small buffer; a parameter may change in training and is no constant."""
+        if not isinstance(value, Stored) or value not in self._stored:
+            return None
+        tensor = self._stored[value]
+        limit = SMALL_FLOATS if tensor.is_floating_point() else SMALL_INTEGERS
+        if isinstance(tensor, torch.nn.Parameter) or tensor.numel() > limit:
+            return None
+        return self.array(value)
+
+    def array(self, parameter: Hashable) -> Array:
+        tensor = self.tensor(parameter).detach().cpu()
+        return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+
+
+def attribute(module: torch.nn.Module, name: str) -> Any:
+    """The attribute that a dotted name stands for."""
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def first_names(module: fx.GraphModule) -> dict[int, str]:
+    """Tensor identity -> the first attribute name that the graph reads it by."""
+    names: dict[int, str] = {}
+    for node in stored_nodes(module.graph):
+        names.setdefault(id(attribute(module, str(node.target))), str(node.target))
+    return names
+
+
+def stored_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
+    return (node for node in graph.nodes if node.op == "get_attr")

@@ -1,0 +1,42 @@
+"""Cuts chosen units out of a graph: the same steps for both graphs, which only differ in how they are edited."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Protocol
+
+from getac.axes.analysis import Analysis
+from getac.axes.axis import Axis, Mask, kept
+from getac.axes.contents import Site
+
+__all__ = ["GraphEditor", "SizeChange", "cut_units"]
+
+SizeChange = tuple[int, int]
+"""A size before and after."""
+
+
+class GraphEditor(Protocol):
+    """What slicing needs to be able to write."""
+
+    def cut(self, parameter: Hashable, masks: Sequence[Mask]) -> None:
+        """Keeps the marked indices of each dimension of a stored tensor."""
+        ...
+
+    def write_sizes(self, sizes: Mapping[Site, SizeChange]) -> None:
+        """Rewrites the sizes that stand in the graph; some may not have changed."""
+        ...
+
+
+def cut_units(editor: GraphEditor, analysis: Analysis, masks: Mapping[Axis, Mask]) -> None:
+    """Cuts units out of every stored tensor and rewrites every size that they change.
+
+    Args:
+        masks: Class atom -> which units stay.
+    """
+    for parameter in analysis.parameters:
+        keep = analysis.keep_masks(parameter, masks)
+        if keep is not None and not all(mask.all() for mask in keep):
+            editor.cut(parameter, keep)
+    editor.write_sizes(
+        {site: (axis.size, int(kept(axis, masks).sum())) for site, axis in analysis.sites.items()}
+    )
