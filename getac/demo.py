@@ -50,7 +50,7 @@ BATCH = 64
 LEARNING_RATE = 0.1
 SPARSITY = 0.6
 ZERO_SHARE = 0.7  # more than the sparsity: whole blocks of units go, and each class keeps some
-SHRINKAGE = 0.5  # of a unit's norm, about 2 at the start, per unit of learning rate
+SHRINKAGE = 1.0  # of a unit's norm (about 2 at the start) per unit of learning rate
 CALIBRATION_SAMPLES = 128
 
 
@@ -92,9 +92,12 @@ class Files:
     def command(self) -> str:
         """The command line that makes the lowered model and the report from the other files."""
         quoted = {name: shlex.quote(str(path)) for name, path in vars(self).items()}
-        return (
-            f"getac lower {quoted['model']} -o {quoted['lowered']} \\\n"
-            f"  --sparsity {SPARSITY} --calibration {quoted['calibration']} --report {quoted['report']}"
+        return " \\\n  ".join(
+            (
+                f"getac lower {quoted['model']} -o {quoted['lowered']}",
+                f"--sparsity {SPARSITY} --calibration {quoted['calibration']}",
+                f"--report {quoted['report']}",
+            )
         )
 
 
@@ -332,4 +335,4 @@ def summary(result: DemoResult, images: int) -> Iterator[RenderableType]:
         f" {integer} of {len(report.layers)} layers run as integer kernels"
     )
     yield f"\nThe files are in {result.files.model.parent}. The lowered model was made by"
-    yield Text(f"  {result.files.command()}", no_wrap=True, overflow="ignore")
+    yield Text(result.files.command())  # a Text: brackets in a path are no markup

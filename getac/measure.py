@@ -12,7 +12,7 @@ from getac.agreement import Batch
 from getac.cost import LayerCost, layer_costs, stored_bytes, weight_bytes
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.pipeline import Refusal
-from getac.placement import LAYERS, Placement
+from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement
 from getac.plan import versions
 from getac.quantizer import Quantizer
 from getac.report import Latency, LayerReport, Report, Totals
@@ -120,6 +120,8 @@ def reason_for(cost: LayerCost, refusal: str | None, integer: bool) -> str:
     """Why a layer does not run on integers."""
     if refusal:
         return refusal
+    if cost.operator in NO_INTEGER_KERNEL:
+        return f"onnxruntime has no integer kernel for {cost.operator}"
     if not integer:
         return "no calibration data"
     if cost.parameters == 0:

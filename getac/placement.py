@@ -20,9 +20,10 @@ import onnx_ir as ir
 from getac.onnx_graph.edit import array_of, is_stored
 from getac.quantizer import Quantizer
 
-__all__ = ["LAYERS", "Placement", "place"]
+__all__ = ["LAYERS", "NO_INTEGER_KERNEL", "Placement", "place"]
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+NO_INTEGER_KERNEL = ("ConvTranspose",)
 ANY_SCALE = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
 SAME_SCALE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split")
 CLIPPING = ("Relu", "Clip", "Identity")  # what a quantizer behind it may do as well
@@ -112,8 +113,8 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
     """Why a layer cannot run on integers; None if it can."""
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     assert weight is not None and weight.shape is not None and node.inputs[0] is not None
-    if node.op_type == "ConvTranspose":
-        return "onnxruntime has no integer kernel for ConvTranspose"
+    if node.op_type in NO_INTEGER_KERNEL:
+        return f"onnxruntime has no integer kernel for {node.op_type}"
     if weight.dtype is not ir.DataType.FLOAT:
         return f"its weights are {weight.dtype.name if weight.dtype else 'of unknown type'}, not float32"
     if bias is not None and not is_stored(bias):

@@ -38,8 +38,8 @@ class LowerIntegers:
         placement = place(graph, state.quantizers, calibrated=state.calibration is not None)
         for node, reason in placement.why_not.items():
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
-        for node in placement.integer:
-            if is_layer(node):
+        for node in list(graph):  # in order, so that the same model gives the same file
+            if node in placement.integer and is_layer(node):
                 lower_layer(node, state)
         for value in placement.values:
             keep = value.producer() is None or not placement.writes_integers(value)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tools.fuzz_graphs import TOLERANCE, summary
-from tools.law import check_law
+from tools.law import check_dead, check_law
 from tools.random_graphs import STEPS, random_graph
 
 BATCHES, PER_BATCH = 8, 40
@@ -20,6 +20,13 @@ BATCHES, PER_BATCH = 8, 40
 def test_masked_equals_sliced(batch: int) -> None:
     for seed in range(batch * PER_BATCH, (batch + 1) * PER_BATCH):
         outcome = check_law(random_graph(seed), seed)
+        assert outcome.difference <= TOLERANCE, f"seed {seed}: {outcome}"
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_dead_units_go_and_the_function_stays(batch: int) -> None:
+    for seed in range(batch * PER_BATCH, (batch + 1) * PER_BATCH):
+        outcome = check_dead(random_graph(seed), seed)
         assert outcome.difference <= TOLERANCE, f"seed {seed}: {outcome}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,10 @@ from torch import fx, nn
 from torch.export import Dim
 
 from getac.errors import UnsupportedModelError
+from getac.fx_graph.inline import inline_blocks
+from getac.fx_graph.training import switch_training
 
 __all__ = ["capture"]
-
-aten = torch.ops.aten
-DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default)
 
 
 def capture(
@@ -56,6 +54,7 @@ def capture(
         model.train(was_training)
     assert isinstance(exported, fx.GraphModule)
     module = fx.GraphModule(exported, exported.graph)
+    inline_blocks(module)
     drop_checks(module.graph)
     switch_training(module)
     module.graph.eliminate_dead_code()
@@ -94,54 +93,3 @@ def drop_checks(graph: fx.Graph) -> None:
             graph.erase_node(node)
         elif node.op == "call_module" and node.target == "_guards_fn":
             graph.erase_node(node)
-
-
-def switch_training(module: fx.GraphModule) -> None:
-    """Replaces the literal training flags that export leaves by the module's own `training`.
-
-    Without this, eval() would still normalise by the batch's statistics. A flag that is constant for
-    another reason (no running statistics; a batch norm that was frozen) stays what it is.
-    """
-    flag: fx.Node | None = None
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or not needs_flag(node):
-            continue
-        if flag is None:
-            with module.graph.inserting_before(next(iter(module.graph.nodes))):
-                flag = module.graph.create_node("get_attr", "training")
-        replace_flag(node, flag)
-
-
-def needs_flag(node: fx.Node) -> bool:
-    args = node.args
-    if node.target is aten.batch_norm.default:
-        return args[5] is True and args[3] is not None
-    if node.target in DROPOUTS:
-        return args[2] is True
-    if node.target is aten.scaled_dot_product_attention.default:
-        return bool(dropout_of(node))
-    return node.target is aten.add_.Tensor and is_counter(args[0])
-
-
-def is_counter(node: Any) -> bool:
-    return isinstance(node, fx.Node) and str(node.target).rpartition(".")[2] == "num_batches_tracked"
-
-
-def dropout_of(attention: fx.Node) -> Any:
-    return attention.kwargs.get("dropout_p", attention.args[4] if len(attention.args) > 4 else 0.0)
-
-
-def replace_flag(node: fx.Node, flag: fx.Node) -> None:
-    if node.target is aten.batch_norm.default:
-        node.update_arg(5, flag)
-    elif node.target in DROPOUTS:
-        node.update_arg(2, flag)
-    elif node.target is aten.add_.Tensor:
-        node.update_arg(1, flag)  # counts batches in training only
-    else:
-        with node.graph.inserting_before(node):
-            probability = node.graph.call_function(operator.mul, (flag, dropout_of(node)))
-        if "dropout_p" in node.kwargs:
-            node.update_kwarg("dropout_p", probability)
-        else:
-            node.update_arg(4, probability)

@@ -268,6 +268,14 @@ def reduction(sums: bool = False, keeps_constant: bool = False) -> Maker:
     return make
 
 
+def extremum(r: CallReader) -> Call:
+    """max and min: of two tensors, along a dimension, or of everything."""
+    if is_tensor(r.get("other")):
+        return elementwise(r)
+    rule = Reduction(r.optional_integers("dim"), r.flag("keepdim"), keeps_constant=True)
+    return call(r, rule, "self")
+
+
 def vector_norm(r: CallReader) -> Call:
     """Zeros do not matter to a norm of positive order."""
     order = r.get("ord", r.get("p", 2))
@@ -353,7 +361,8 @@ OPERATORS: dict[str, Maker] = table(
         reduction(sums=True): "sum",
         vector_norm: "linalg_vector_norm norm",
         reduction(keeps_constant=True): "mean amax amin",
-        reduction(): "prod std var logsumexp any all argmax argmin max min var_mean",
+        reduction(): "prod std var logsumexp any all argmax argmin var_mean",
+        extremum: "max min",
         sym_size: "sym_size",
         filled(0.0): "zeros new_zeros",
         filled(1.0): "ones new_ones",

@@ -123,8 +123,8 @@ class FxView:
             self.outputs = [value for n in node.all_input_nodes if (value := self._values.get(n)) is not None]
         elif node.target is operator.getitem and isinstance(node.args[0], fx.Node):
             self._add_result(node)
-        else:
-            self.nodes.append(self._node(node))
+        elif "val" in node.meta or any(n in self._values for n in node.all_input_nodes):
+            self.nodes.append(self._node(node))  # all others compute with the training flag alone
 
     def _define(self, node: fx.Node, value: Hashable) -> Hashable:
         self._values[node] = value

@@ -89,10 +89,11 @@ class Elementwise(Rule):
 
 @dataclass(frozen=True)
 class Select(Rule):
-    """Where(condition, x, y): takes x or y at each index."""
+    """Where(condition, x, y): takes x or y at each index; one of them may be a number."""
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
-        return [broadcast(c, [c.input(i) for i in range(3)], c.sizes())]
+        operands = [axes for i in range(3) if (axes := c.optional_input(i)) is not None]
+        return [broadcast(c, operands, c.sizes())]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.sizes())

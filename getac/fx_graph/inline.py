@@ -1,0 +1,78 @@
+"""Inlines the blocks that export wraps in higher-order operators: they would hide nodes from the analysis.
+
+`torch.no_grad()` and autocast blocks become calls of `wrap_with_set_grad_enabled` and `wrap_with_autocast`
+with a submodule.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+__all__ = ["inline_blocks"]
+
+WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+
+
+def inline_blocks(module: fx.GraphModule) -> None:
+    """Replaces every wrapped block by its nodes; what a block without gradients returns is detached."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and getattr(node.target, "__name__", "") in WRAPPERS:
+            inline(module, node)
+    module.graph.eliminate_dead_code()
+
+
+def inline(module: fx.GraphModule, node: fx.Node) -> None:
+    position = next(i for i, arg in enumerate(node.args) if is_block(module, arg))
+    block_node, inputs = node.args[position], node.args[position + 1 :]
+    assert isinstance(block_node, fx.Node)
+    name = str(block_node.target)
+    block = module.get_submodule(name)
+    assert isinstance(block, fx.GraphModule)
+    inline_blocks(block)
+    detached = node.args[0] is False
+    copies: dict[fx.Node, Any] = {}
+    given = iter(inputs)
+    with module.graph.inserting_before(node):
+        for inner in block.graph.nodes:
+            if inner.op == "placeholder":
+                copies[inner] = next(given)
+            elif inner.op == "output":
+                results = fx.node.map_arg(inner.args[0], lambda n: copies[n])
+            else:
+                copy = module.graph.node_copy(inner, lambda n: copies[n])
+                if inner.op == "get_attr":
+                    copy.target = f"{name}.{inner.target}"
+                copies[inner] = copy
+        replace_results(module.graph, node, results, detached)
+    module.graph.erase_node(node)
+
+
+def is_block(module: fx.GraphModule, arg: Any) -> bool:
+    if not isinstance(arg, fx.Node) or arg.op != "get_attr":
+        return False
+    return isinstance(getattr(module, str(arg.target), None), fx.GraphModule)
+
+
+def replace_results(graph: fx.Graph, node: fx.Node, results: Any, detached: bool) -> None:
+    """Gives every use of the block's results the inlined node."""
+    results = results if isinstance(results, list | tuple) else (results,)
+    if detached:
+        results = [detach(graph, result) for result in results]
+    for user in list(node.users):
+        if user.target is operator.getitem:
+            position = user.args[1]
+            assert isinstance(position, int)
+            user.replace_all_uses_with(results[position])
+            graph.erase_node(user)
+        else:
+            user.replace_input_with(node, results[0])
+
+
+def detach(graph: fx.Graph, result: fx.Node) -> fx.Node:
+    copy = graph.call_function(torch.ops.aten.detach.default, (result,))
+    copy.meta = dict(result.meta)
+    return copy

@@ -1,0 +1,122 @@
+"""Makes a graph that was exported in training mode follow train() and eval() again."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+__all__ = ["switch_training"]
+
+aten = torch.ops.aten
+DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+DIVISIONS = (aten.div_.Scalar, aten.div.Scalar, aten.div_.Tensor, aten.div.Tensor)
+DRAWS = (aten.bernoulli_.float, aten.bernoulli.p)
+
+
+def switch_training(module: fx.GraphModule) -> None:
+    """Replaces the literal training flags that export leaves by the module's own `training`.
+
+    Without this, eval() would still normalise by the batch's statistics. A flag that is constant for
+    another reason (no running statistics, a batch norm that was frozen) stays what it is.
+    """
+    flags = Flags(module.graph)
+    for node in list(module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is aten.batch_norm.default and node.args[5] is True and node.args[3] is not None:
+            node.update_arg(5, flags.training())
+        elif node.target in DROPOUTS and node.args[2] is True:
+            node.update_arg(2, flags.training())
+        elif node.target is aten.add_.Tensor and is_counter(node.args[0]):
+            node.update_arg(1, flags.training())  # counts batches in training only
+        elif node.target is aten.scaled_dot_product_attention.default:
+            switch_attention(node, flags)
+        elif node.target in DRAWS and isinstance(node.args[1], float):
+            switch_draw(node, flags)
+        elif node.target is aten.floor.default and is_rounded_draw(node.args[0]):
+            switch_rounded_draw(node, flags)
+
+
+class Flags:
+    """Makes the nodes that a flag is computed by, when they are first needed, at the top of the graph."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._graph = graph
+        self._training: fx.Node | None = None
+        self._probabilities: dict[float, fx.Node] = {}
+
+    def training(self) -> fx.Node:
+        """Reads the module's own `training`, which train() and eval() set."""
+        if self._training is None:
+            with self._graph.inserting_before(next(iter(self._graph.nodes))):
+                self._training = self._graph.create_node("get_attr", "training")
+        return self._training
+
+    def when_training(self, probability: Any) -> fx.Node:
+        """training * probability"""
+        with self._graph.inserting_after(self.training()):
+            return self._graph.call_function(operator.mul, (self.training(), probability))
+
+    def certain_in_eval(self, probability: float) -> fx.Node:
+        """1 - training * (1 - probability)"""
+        if probability not in self._probabilities:
+            drop = self.when_training(1.0 - probability)
+            with self._graph.inserting_after(drop):
+                self._probabilities[probability] = self._graph.call_function(operator.sub, (1.0, drop))
+        return self._probabilities[probability]
+
+
+def is_counter(node: Any) -> bool:
+    return isinstance(node, fx.Node) and str(node.target).rpartition(".")[2] == "num_batches_tracked"
+
+
+def switch_attention(node: fx.Node, flags: Flags) -> None:
+    """Attention drops weights in training only."""
+    if len(node.args) > 4 and node.args[4]:
+        node.update_arg(4, flags.when_training(node.args[4]))
+    elif node.kwargs.get("dropout_p"):
+        node.update_kwarg("dropout_p", flags.when_training(node.kwargs["dropout_p"]))
+
+
+def switch_draw(node: fx.Node, flags: Flags) -> None:
+    """Stochastic depth: paths are kept with a probability, and divided by it; both are 1 in evaluation.
+
+    before   mask = bernoulli(x, 0.9);  mask / 0.9
+    after    keep = 1 - training * 0.1;  mask = bernoulli(x, keep);  mask / keep
+    """
+    keep = flags.certain_in_eval(node.args[1])  # type: ignore[arg-type]
+    for user in list(node.users):
+        divide_by(user, node, node.args[1], keep)
+    node.update_arg(1, keep)
+
+
+def switch_rounded_draw(node: fx.Node, flags: Flags) -> None:
+    """The same, drawn by rounding.
+
+    before   (x / 0.9) * floor(rand + 0.9)
+    after    (x / keep) * floor(rand + keep)
+    """
+    shifted = node.args[0]
+    assert isinstance(shifted, fx.Node)
+    probability = shifted.args[1]
+    keep = flags.certain_in_eval(probability)  # type: ignore[arg-type]
+    for product in list(node.users):
+        for factor in product.all_input_nodes:
+            divide_by(factor, factor.args[0] if factor.args else None, probability, keep)
+    shifted.update_arg(1, keep)
+
+
+def is_rounded_draw(node: Any) -> bool:
+    if not isinstance(node, fx.Node) or node.target not in (aten.add.Tensor, aten.add_.Tensor):
+        return False
+    draw, probability = node.args[0], node.args[1]
+    return isinstance(draw, fx.Node) and draw.target is aten.rand.default and isinstance(probability, float)
+
+
+def divide_by(node: fx.Node, x: Any, old: Any, new: fx.Node) -> None:
+    """Replaces the divisor of x / old."""
+    if node.target in DIVISIONS and node.args[0] is x and node.args[1] == old:
+        node.update_arg(1, new)

@@ -1,0 +1,311 @@
+"""Operators that move, repeat or regroup entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from getac.axes.axis import Axis, product
+from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
+from getac.rules.layout import split
+from getac.rules.parts import common
+
+__all__ = [
+    "ChannelShuffle",
+    "DepthToSpace",
+    "Fold",
+    "RepeatInterleave",
+    "Reordered",
+    "SpaceToDepth",
+    "Stack",
+    "Tile",
+    "Unbind",
+    "Unfold",
+    "Windows",
+]
+
+SPATIAL = "a spatial dimension"
+BLOCK = "the block of a pixel shuffle"
+WINDOW = "the window of an unfold"
+
+
+def only_zero(slab: Slab) -> Slab:
+    """A slab after zeros were mixed in, or summed: only zero stays what it was."""
+    return np.where(slab == 0, 0.0, np.nan)
+
+
+def frozen_spatial(c: AxisContext, x: Axes, sizes: Sequence[int]) -> Axes:
+    """Freezes an input's spatial dimensions and makes the output's."""
+    for axis in x:
+        c.freeze(axis, SPATIAL)
+    return tuple(c.frozen_atom(size, SPATIAL) for size in sizes)
+
+
+def block_by_channels(block: Axis, channels: Axis, outer: bool) -> Axis:
+    return product(block, channels) if outer else product(channels, block)
+
+
+@dataclass(frozen=True)
+class DepthToSpace(Rule):
+    """(..., C b b, H, W) -> (..., C, H b, W b). ONNX DepthToSpace, aten.pixel_shuffle.
+
+    Args:
+        block: b.
+        outer: Whether the block is outermost among the channels (DCR); else the channels are (CRD, aten).
+    """
+
+    block: int
+    outer: bool
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        block = c.frozen_atom(self.block**2, BLOCK)
+        channels = c.atom(x[-3].size // self.block**2, "channels")
+        c.same(x[-3], block_by_channels(block, channels, self.outer))
+        return [(*x[:-3], channels, *frozen_spatial(c, x[-2:], c.sizes()[-2:]))]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        dimension = len(c.sizes()) - 3
+        channels = c.sizes()[dimension]
+        block = self.block**2
+        slab = c.slab(0, dimension)
+        slab = split(slab, [block, channels])[1] if self.outer else split(slab, [channels, block])[0]
+        return [(*(c.slab(0, i) for i in range(dimension)), slab, UNKNOWN, UNKNOWN)]
+
+
+@dataclass(frozen=True)
+class SpaceToDepth(Rule):
+    """(..., C, H b, W b) -> (..., C b b, H, W). ONNX SpaceToDepth (outer), aten.pixel_unshuffle (inner)."""
+
+    block: int
+    outer: bool
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        block = c.frozen_atom(self.block**2, BLOCK)
+        spatial = frozen_spatial(c, x[-2:], c.sizes()[-2:])
+        return [(*x[:-3], block_by_channels(block, x[-3], self.outer), *spatial)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        dimension = len(c.sizes()) - 3
+        slabs, sizes, live = [c.slab(0, dimension)], [c.input_sizes(0)[dimension]], [True]
+        at = 0 if self.outer else 1  # the block, which is frozen
+        slabs.insert(at, UNKNOWN)
+        sizes.insert(at, self.block**2)
+        live.insert(at, False)
+        return [(*(c.slab(0, i) for i in range(dimension)), c.merge(slabs, sizes, live), UNKNOWN, UNKNOWN)]
+
+
+@dataclass(frozen=True)
+class ChannelShuffle(Rule):
+    """(N, g x c, ...) -> (N, c x g, ...). aten.channel_shuffle; the site "groups" is g."""
+
+    groups: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        groups, inner = c.atom(self.groups, "groups"), c.atom(x[1].size // self.groups, "of a group")
+        c.same(x[1], product(groups, inner))
+        c.size_site("groups", groups)
+        return [(x[0], product(inner, groups), *x[2:])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        slab = c.slab(0, 1)
+        if slab.ndim:
+            slab = slab.reshape(self.groups, -1).T.reshape(-1)
+        return [(c.slab(0, 0), slab, *(c.slab(0, i) for i in range(2, len(c.sizes()))))]
+
+
+@dataclass(frozen=True)
+class Tile(Rule):
+    """Repeats the whole tensor along each dimension: repeats x size, row-major.
+
+    ONNX Tile, aten.repeat: inputs x and the list of repeats, which may be longer than x has dimensions.
+    """
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, sizes = c.input(0), c.sizes()
+        missing = len(sizes) - len(x)
+        inner = [*(c.atom(1) for _ in range(missing)), *x]
+        repeats = [c.atom(size // axis.size, "repeats") for size, axis in zip(sizes, inner, strict=True)]
+        contents = c.contents(1)
+        if contents is None or len(contents) != len(repeats):
+            for axis in repeats:
+                c.freeze(axis, "repeated a number of times that is not followed")
+        else:
+            c.size_sites(contents, repeats)
+        return [tuple(product(*pair) for pair in zip(repeats, inner, strict=True))]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        sizes, before = c.sizes(), c.input_sizes(0)
+        missing = len(sizes) - len(before)
+        result: list[Slab] = []
+        for position, size in enumerate(sizes):
+            own = before[position - missing] if position >= missing else 1
+            repeats = size // own
+            if repeats == 1:
+                result.append(c.slab(0, position - missing))
+            else:  # all repeats hold the same: the tensor along this dimension
+                inner = c.slab(0, position - missing) if own > 1 else UNKNOWN
+                result.append(c.merge([c.number(0), inner], [repeats, own], [True, own > 1]))
+        return [tuple(result)]
+
+
+@dataclass(frozen=True)
+class RepeatInterleave(Rule):
+    """Repeats each index of a dimension: size x repeats. aten.repeat_interleave.self_int.
+
+    Inputs: x. The site "repeats" is the number of repeats.
+    """
+
+    dimension: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        dimension = self.dimension % len(x)
+        repeats = c.atom(c.sizes()[dimension] // x[dimension].size, "repeats")
+        c.size_site("repeats", repeats)
+        return [(*x[:dimension], product(x[dimension], repeats), *x[dimension + 1 :])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        result = [c.slab(0, i) for i in range(len(c.sizes()))]
+        dimension = self.dimension % len(result)
+        own = c.input_sizes(0)[dimension]
+        repeats = c.sizes()[dimension] // own
+        if repeats > 1:
+            result[dimension] = c.merge([result[dimension], UNKNOWN], [own, repeats], [True, True])
+        return [tuple(result)]
+
+
+@dataclass(frozen=True)
+class Reordered(Rule):
+    """Entries move along some dimensions, which are frozen and may change their sizes.
+
+    ONNX Trilu, CumSum, DFT, ReverseSequence; aten.roll, flip, tril, triu.
+
+    Args:
+        dimensions: Where they move.
+        reason: Why these are frozen.
+        zeros: Whether zeros or sums come in, so that a constant slice stays one only if it is zero.
+    """
+
+    dimensions: tuple[int, ...]
+    reason: str
+    zeros: bool = False
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        out = list(c.input(0))
+        for dimension in self.dimensions:
+            c.freeze(out[dimension], self.reason)
+            if c.sizes()[dimension] != out[dimension].size:
+                out[dimension] = c.frozen_atom(c.sizes()[dimension], self.reason)
+        return [tuple(out)] * c.outputs
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        result = [c.slab(0, i) for i in range(len(c.sizes()))]
+        if self.zeros:
+            result = [only_zero(slab) for slab in result]
+        for dimension in self.dimensions:
+            result[dimension] = UNKNOWN
+        return [tuple(result)]
+
+
+@dataclass(frozen=True)
+class Stack(Rule):
+    """Puts equal tensors beside each other along a new dimension, which is frozen. aten.stack."""
+
+    dimension: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        first, *others = (c.input(i) for i in range(c.inputs))
+        for other in others:
+            for x, y in zip(first, other, strict=True):
+                c.same(x, y)
+        dimension = self.dimension % (len(first) + 1)
+        return [(*first[:dimension], c.frozen_atom(c.inputs, "a stack of tensors"), *first[dimension:])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.sizes()) - 1
+        slabs = [common([c.slab(i, position) for i in range(c.inputs)]) for position in range(rank)]
+        slabs.insert(self.dimension % (rank + 1), UNKNOWN)
+        return [tuple(slabs)]
+
+
+@dataclass(frozen=True)
+class Unbind(Rule):
+    """Single indices of a dimension, which is frozen and goes. aten.select.int (one output), unbind (all)."""
+
+    dimension: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        dimension = self.dimension % len(x)
+        c.freeze(x[dimension], "an indexed axis")
+        return [(*x[:dimension], *x[dimension + 1 :])] * c.outputs
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.input_sizes(0))
+        slabs = tuple(c.slab(0, i) for i in range(rank) if i != self.dimension % rank)
+        return [slabs] * c.outputs
+
+
+@dataclass(frozen=True)
+class Unfold(Rule):
+    """Windows as columns: (N, C, ...) -> (N, C x window, positions). aten.im2col.
+
+    Args:
+        window: How many entries a window has.
+    """
+
+    window: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        positions = frozen_spatial(c, x[2:], c.sizes()[2:])
+        return [(x[0], product(x[1], c.frozen_atom(self.window, WINDOW)), *positions)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        sizes = [c.input_sizes(0)[1], self.window]
+        return [(UNKNOWN, c.merge([only_zero(c.slab(0, 1)), UNKNOWN], sizes, [True, False]), UNKNOWN)]
+
+
+@dataclass(frozen=True)
+class Fold(Rule):
+    """Sums columns into the windows that they come from: (N, C x window, positions) -> (N, C, ...).
+
+    ONNX Col2Im, aten.col2im.
+    """
+
+    window: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, sizes = c.input(0), c.sizes()
+        channels = c.atom(sizes[1], "channels")
+        c.same(x[1], product(channels, c.frozen_atom(self.window, WINDOW)))
+        return [(x[0], channels, *frozen_spatial(c, x[2:], sizes[2:]))]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        sizes = c.sizes()
+        channels = split(only_zero(c.slab(0, 1)), [sizes[1], self.window])[0]
+        return [(UNKNOWN, channels, *(UNKNOWN,) * (len(sizes) - 2))]
+
+
+@dataclass(frozen=True)
+class Windows(Rule):
+    """Overlapping windows of one dimension become a last dimension; both are frozen. aten.unfold."""
+
+    dimension: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        out = list(c.input(0))
+        dimension = self.dimension % len(out)
+        c.freeze(out[dimension], WINDOW)
+        out[dimension] = c.frozen_atom(c.sizes()[dimension], WINDOW)
+        return [(*out, c.frozen_atom(c.sizes()[-1], WINDOW))]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        result = [c.slab(0, i) for i in range(len(c.input_sizes(0)))]
+        result[self.dimension % len(result)] = UNKNOWN
+        return [(*result, UNKNOWN)]

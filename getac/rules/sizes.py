@@ -1,0 +1,144 @@
+"""Arithmetic on sizes, as exporters write it: `Shape -> Gather -> Mul -> Concat -> Reshape`, `C // groups`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from getac.axes.axis import Axis, factors, product, resolve, total
+from getac.axes.contents import Contents, Entry, Literal, SizeOf, Unknown
+from getac.rules.base import Axes, AxisContext, Rule
+from getac.rules.elementwise import Elementwise
+
+__all__ = ["SizeArithmetic", "SizeProduct", "TotalSize"]
+
+REASON = "its size is used as a number"
+
+
+def factor(c: AxisContext, entry: Entry) -> Axis | None:
+    """The axis that an entry is the size of; of a positive literal, a fresh one. None where nobody knows."""
+    if isinstance(entry, SizeOf):
+        return entry.axis
+    if isinstance(entry, Literal) and entry.value > 0:
+        axis = c.atom(entry.value, "factor")
+        c.size_sites((entry,), (axis,))
+        return axis
+    return None
+
+
+def pinned(c: AxisContext, *entries: Entry) -> Entry:
+    """Keeps the sizes that go into arithmetic that nobody follows."""
+    for entry in entries:
+        c.pin(entry, REASON)
+    return Unknown()
+
+
+def multiplied(c: AxisContext, left: Entry, right: Entry) -> Entry:
+    if Unknown() in (left, right) or any(isinstance(e, Literal) and e.value <= 0 for e in (left, right)):
+        return pinned(c, left, right)
+    axes = factor(c, left), factor(c, right)
+    return SizeOf(product(*(axis for axis in axes if axis is not None)))
+
+
+def added(c: AxisContext, left: Entry, right: Entry) -> Entry:
+    if Unknown() in (left, right) or any(isinstance(e, Literal) and e.value <= 0 for e in (left, right)):
+        return pinned(c, left, right)
+    axes = factor(c, left), factor(c, right)
+    return SizeOf(total(*(axis for axis in axes if axis is not None)))
+
+
+def divided(c: AxisContext, left: Entry, right: Entry) -> Entry:
+    """Whole division; by a literal, it says that the size is a product with the literal as a factor."""
+    if not isinstance(left, SizeOf):
+        return pinned(c, left, right)
+    if isinstance(right, SizeOf):
+        rest = without(left.axis, right.axis)
+        return SizeOf(rest) if rest is not None else pinned(c, left, right)
+    if not isinstance(right, Literal) or right.value <= 0 or left.axis.size % right.value:
+        return pinned(c, left, right)
+    divisor = c.atom(right.value, "divisor")
+    c.size_sites((right,), (divisor,))
+    rest = c.atom(left.axis.size // right.value, "quotient")
+    inner = is_innermost(left.axis, right.value)
+    c.same(left.axis, product(rest, divisor) if inner else product(divisor, rest))
+    return SizeOf(rest)
+
+
+def is_innermost(axis: Axis, size: int) -> bool:
+    """Whether a part of this size is known to stand last; otherwise it is taken to be outermost.
+
+    Both are true to the division. Heads, groups and parts stand first in every layout that we know of.
+    """
+    sizes = [part.size for part in factors([axis])]
+    prefixes = {math.prod(sizes[:i]) for i in range(len(sizes) + 1)}
+    suffixes = {math.prod(sizes[i:]) for i in range(len(sizes) + 1)}
+    return size in suffixes and size not in prefixes
+
+
+def without(axis: Axis, divisor: Axis) -> Axis | None:
+    """The product without some of its factors, in any order; None where they are not among them."""
+    rest = factors([axis])
+    for part in factors([divisor]):
+        position = next((i for i, other in enumerate(rest) if resolve(other) is resolve(part)), None)
+        if position is None:
+            return None
+        del rest[position]
+    return product(*rest)
+
+
+@dataclass(frozen=True)
+class SizeArithmetic(Elementwise):
+    """Mul, Add or Div of integers of rank 0 or 1, among which sizes are followed; any other pins them.
+
+    Inputs: two lists of entries, of which one may be a single entry. ONNX Mul, Add, Div, Sub on integers;
+    `operator.mul`, `add` and `floordiv` on symbolic sizes.
+
+    Args:
+        operation: "mul", "add", "div", or anything else.
+    """
+
+    operation: str = "mul"
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        left, right = c.contents(0), c.contents(1)
+        c.set_contents(self._entries(c, left, right))
+        return super().axes(c)
+
+    def _entries(self, c: AxisContext, left: Contents | None, right: Contents | None) -> Contents:
+        count = math.prod(c.sizes())
+        steps = {"mul": multiplied, "add": added, "div": divided}
+        step = steps.get(self.operation, pinned)
+        pairs = zip(stretched(left, count), stretched(right, count), strict=True)
+        return tuple(step(c, x, y) for x, y in pairs)
+
+
+def stretched(contents: Contents | None, count: int) -> Contents:
+    """One entry for each of the result's."""
+    if not contents:
+        return (Unknown(),) * count
+    return contents * count if len(contents) == 1 else contents
+
+
+@dataclass(frozen=True)
+class SizeProduct(Rule):
+    """The product of a list of integers. ONNX ReduceProd of rank 1, aten.prod."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        (axis,) = c.input(0)
+        entries = c.contents(0) or (Unknown(),)
+        result = entries[0]
+        for entry in entries[1:]:
+            result = multiplied(c, result, entry)
+        c.freeze(axis, "a reduced axis")
+        c.set_contents((result,))
+        return [tuple(c.atom(size) for size in c.sizes())]
+
+
+@dataclass(frozen=True)
+class TotalSize(Rule):
+    """The number of entries of a tensor. ONNX Size, aten.numel."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        c.set_contents((SizeOf(product(*c.input(0))),))
+        return [tuple(c.atom(size) for size in c.sizes())]
