@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from getac.axes.axis import Axis
 
-__all__ = ["Contents", "Entry", "Literal", "Site", "SizeOf", "Unknown"]
+__all__ = ["Contents", "Derived", "Entry", "Literal", "Site", "SizeOf", "Unknown"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,14 @@ class Unknown:
 
 Entry = Literal | SizeOf | Unknown
 Contents = tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A number that an operator derives from the size of an axis, unless it is written down.
+
+    Where the axis loses units it must be, at its old value.
+    """
+
+    axis: Axis
+    value: float

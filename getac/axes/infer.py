@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from getac.axes.axis import Axis, Freeze, atom, freeze
-from getac.axes.contents import Contents, Entry, Literal, Site, SizeOf, Unknown
+from getac.axes.contents import Contents, Derived, Entry, Literal, Site, SizeOf, Unknown
 from getac.axes.unify import unify
 from getac.rules.base import Axes
 from getac.view import GraphView, NodeView
@@ -34,6 +34,7 @@ class Inference:
         sites: Where a size is written down -> the axis that it is the size of.
         opaque: The nodes without a rule, with the reason.
         pinned: Literals that are used as numbers too, so that they must stay as they are.
+        derived: Where a number can be written that else follows from a size.
         parameters: The stored tensors.
     """
 
@@ -41,6 +42,7 @@ class Inference:
     sites: dict[Site, Axis] = field(default_factory=dict)
     opaque: list[OpaqueNode] = field(default_factory=list)
     pinned: dict[Site, Freeze] = field(default_factory=dict)
+    derived: dict[Site, Derived] = field(default_factory=dict)
     parameters: frozenset[Hashable] = frozenset()
 
 
@@ -180,6 +182,12 @@ class Context:
                 self.same(entry.axis, axis)
             else:
                 self.freeze(axis, "its size is computed in a way that is not followed")
+
+    def keep_number(self, argument: str, value: float, axis: Axis) -> None:
+        self._result.derived[Site(self._node.identity, argument)] = Derived(axis, value)
+
+    def pin(self, entry: Entry, reason: str) -> None:
+        pin(entry, self._result, Freeze(reason, self._node.name))
 
     def contents(self, index: int) -> Contents | None:
         entries = self._node.entries(index)

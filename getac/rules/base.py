@@ -84,6 +84,18 @@ class AxisContext(Protocol):
         """
         ...
 
+    def keep_number(self, argument: str, value: float, axis: Axis) -> None:
+        """States that a number which the operator derives from an axis' size must stay what it is.
+
+        Args:
+            argument: The rule's name for the argument that can say it.
+        """
+        ...
+
+    def pin(self, entry: Entry, reason: str) -> None:
+        """States that an entry must keep its value, because it is used as a number."""
+        ...
+
     def contents(self, index: int) -> Contents | None:
         """What the entries of an integer input mean; None where nobody knows.
 

@@ -67,8 +67,10 @@ class Einsum(Rule):
                     found[letter] = axis
                 elif axis.size != 1:
                     c.same(known, axis)
-        for letter in {letter for letters in self.operands for letter in letters if letters.count(letter) > 1}:
-            c.freeze(found[letter], "a diagonal")
+        for letters in self.operands:
+            for letter in set(letters):
+                if letters.count(letter) > 1:
+                    c.freeze(found[letter], "a diagonal")
         return [tuple(found[letter] for letter in self.result)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -82,11 +84,14 @@ class Einsum(Rule):
     def _places(self, sizes: Sequence[tuple[int, ...]]) -> dict[str, list[tuple[int, int]]]:
         """Where each letter stands, as (operand, dimension), without the dimensions that are stretched."""
         places: dict[str, list[tuple[int, int]]] = {}
-        for stretched in (False, True):  # a letter that is 1 everywhere stands somewhere, too
-            for index, letters in enumerate(self.operands):
-                for dimension, letter in enumerate(letters):
-                    if (sizes[index][dimension] == 1) == stretched and (not stretched or letter not in places):
-                        places.setdefault(letter, []).append((index, dimension))
+        for index, letters in enumerate(self.operands):
+            for dimension, letter in enumerate(letters):
+                places.setdefault(letter, []).append((index, dimension))
+        for letter, where in places.items():
+            size = max(sizes[index][dimension] for index, dimension in where)
+            places[letter] = [
+                (index, dimension) for index, dimension in where if sizes[index][dimension] == size
+            ]
         return places
 
     def _zero_in_any(self, c: SlabContext, where: Sequence[tuple[int, int]]) -> Slab:

@@ -150,11 +150,18 @@ class ScatterND(Rule):
         return [(*(UNKNOWN,) * indices[-1], *rest)]
 
 
+def carried_by_index(dimensions: tuple[int, ...], rank: int) -> tuple[list[int], int]:
+    """The dimensions that stay, and how many of them stand before those of the indices."""
+    rest = [i for i in range(rank) if i not in dimensions]
+    first, last = dimensions[0], dimensions[-1]
+    return rest, first if last - first + 1 == len(dimensions) else 0
+
+
 @dataclass(frozen=True)
 class Index(Rule):
-    """numpy's indexing by integer tensors. aten.index.Tensor: inputs x, then one tensor per indexed dimension.
+    """numpy's indexing by integer tensors. aten.index.Tensor.
 
-    The tensors broadcast. Their dimensions stand where the indexed ones stood if these are neighbours, else
+    Inputs: x, then one tensor per indexed dimension. These broadcast. Their dimensions stand where the indexed ones stood if these are neighbours, else
     in front.
 
     Args:
@@ -163,17 +170,11 @@ class Index(Rule):
 
     dimensions: tuple[int, ...]
 
-    def _place(self, x: int) -> tuple[list[int], int]:
-        """The dimensions that stay, and how many of them stand before the indices."""
-        rest = [i for i in range(x) if i not in self.dimensions]
-        first, last = self.dimensions[0], self.dimensions[-1]
-        return rest, first if last - first + 1 == len(self.dimensions) else 0
-
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
         for dimension in self.dimensions:
             c.freeze(x[dimension], INDEXED)
-        rest, before = self._place(len(x))
+        rest, before = carried_by_index(self.dimensions, len(x))
         sizes = c.sizes()
         shape = sizes[before : before + len(sizes) - len(rest)]
         indices = broadcast(c, [c.input(1 + i) for i in range(len(self.dimensions))], shape)
@@ -181,7 +182,7 @@ class Index(Rule):
         return [(*carried[:before], *indices, *carried[before:])]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        rest, before = self._place(len(c.input_sizes(0)))
+        rest, before = carried_by_index(self.dimensions, len(c.input_sizes(0)))
         carried = [c.slab(0, i) for i in rest]
         indices = (UNKNOWN,) * (len(c.sizes()) - len(rest))
         return [(*carried[:before], *indices, *carried[before:])]
@@ -201,7 +202,7 @@ class IndexPut(Rule):
 
     def _carried(self, x: int, values: int, index_rank: int) -> list[tuple[int, int]]:
         """The dimensions of x that stay, each with the values' (negative: missing, hence stretched)."""
-        rest, before = Index(self.dimensions)._place(x)
+        rest, before = carried_by_index(self.dimensions, x)
         shift = values - len(rest) - index_rank
         return [
             (dimension, shift + place + (index_rank if place >= before else 0))

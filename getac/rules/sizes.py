@@ -1,4 +1,4 @@
-"""Arithmetic on sizes, as exporters write it: `Shape -> Gather -> Mul -> Concat -> Reshape`, `C // groups`."""
+"""Arithmetic on sizes, as exporters write it: `Shape, Gather, Mul, Concat, Reshape`, or `C // groups`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,279 @@
+"""What `getac lower` reaches on a ResNet-18 with random weights, against its targets, as JSON.
+
+    python tools/bench_lower.py [--json FILE] [--quick]
+
+All ratios are taken in one process on one thread; latencies are medians of CPU time over interleaved runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's own folder comes first otherwise
+
+import getac
+from getac.calibration import Batch, CalibrationData
+from getac.onnx_graph.read import load
+from getac.onnx_graph.signature import signature_of
+from getac.plan import versions
+from getac.report import Report
+from getac.runtime import measure_latency, open_session, run
+from tools.zoo.resnet import resnet18
+
+__all__ = ["main"]
+
+CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+PROFILED_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Args:
+        width: Channels of the first stage.
+        image: Height and width of an image.
+        samples: Calibration images.
+        min_rounds: Interleaved runs per latency, at least.
+        budget_s: Wall time per latency, in seconds.
+        repeats: How often `lower` and the float pass are timed; medians count.
+    """
+
+    width: int
+    image: int
+    samples: int
+    min_rounds: int
+    budget_s: float
+    repeats: int
+
+
+FULL = Setting(width=64, image=224, samples=32, min_rounds=100, budget_s=10, repeats=5)
+QUICK = Setting(width=8, image=32, samples=4, min_rounds=3, budget_s=0.1, repeats=1)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number and the bound it is held to."""
+
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return low <= self.value <= high
+
+    def as_json(self) -> dict[str, Any]:
+        bounds = {key: bound for key, bound in asdict(self).items() if bound is not None}
+        return {**bounds, "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The files of one run in a temporary folder."""
+
+    folder: Path
+    setting: Setting
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "resnet18.onnx"
+
+    @property
+    def calibration(self) -> Path:
+        return self.folder / "calibration.npz"
+
+    def write_inputs(self) -> None:
+        """Saves the float model, and random images as calibration data."""
+        onnx.save(resnet18(width=self.setting.width, image=self.setting.image), self.model)
+        shape = (self.setting.samples, 3, self.setting.image, self.setting.image)
+        np.savez(self.calibration, image=np.random.default_rng(0).normal(size=shape).astype(np.float32))
+
+    def lower(self, sparsity: float) -> tuple[Path, Report]:
+        output = self.folder / f"lowered-{sparsity}.onnx"
+        report = getac.lower(
+            self.model, output, sparsity=sparsity, calibration=self.calibration, bench=False
+        )
+        return output, report
+
+    def batches(self) -> list[Batch]:
+        """The calibration data in the batches in which `lower` reads it."""
+        return list(CalibrationData.open(self.calibration, signature_of(load(self.model))))
+
+    def image(self) -> Batch:
+        return {name: array[:1] for name, array in self.batches()[0].items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the figures as JSON; 0 if all targets are met (or with --quick), else 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there as well")
+    parser.add_argument("--quick", action="store_true", help="a tiny network: the form, not the figures")
+    options = parser.parse_args(arguments)
+    content = measure(QUICK if options.quick else FULL)
+    text = json.dumps(content, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+    return 0 if options.quick or content["passed"] else 1
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="getac-bench-") as folder:
+        bench = Bench(Path(folder), setting)
+        bench.write_inputs()
+        dense, pruned = sparsity_figures(bench, 0.0, 2.8), sparsity_figures(bench, 0.5, 6.0)
+        lowering = lowering_figures(bench)
+    parts = {"sparsity_0": dense, "sparsity_0.5": pruned, "lower": lowering}
+    checks = [value["passed"] for part in parts.values() for value in part.values() if is_figure(value)]
+    return {
+        "passed": all(checks),
+        "setting": asdict(setting),
+        **parts,
+        "machine": machine(),
+        "versions": dict(versions()),
+    }
+
+
+def is_figure(value: Any) -> bool:
+    return isinstance(value, dict) and "passed" in value
+
+
+def sparsity_figures(bench: Bench, sparsity: float, speedup: float) -> dict[str, Any]:
+    """Speed, kernels and size of the lowered model, and where its time goes."""
+    output, report = bench.lower(sparsity)
+    times = latencies(bench, output)
+    kernels = [(layer.operator, layer.kernel.startswith("integer")) for layer in report.layers]
+    profiles = {"float": profile(bench.model, bench), "lowered": profile(output, bench)}
+    return {
+        "speedup": Figure(times["float"] / times["lowered"], at_least=speedup).as_json(),
+        "integer_convolutions": Figure(kernels.count(("Conv", True)), at_least=20).as_json(),
+        "integer_gemms": Figure(kernels.count(("Gemm", True)), at_least=1).as_json(),
+        "file_to_int8_weights": Figure(output.stat().st_size / weights_of(report), at_most=1.1).as_json(),
+        "latency_ms": times,
+        "file_bytes": output.stat().st_size,
+        "int8_weight_bytes": weights_of(report),
+        "removed_share": report.sparsity,
+        "macs_ratio": report.before.macs / report.after.macs,
+        "time_per_kernel": profiles,
+        "limits": limits(profiles["float"], profiles["lowered"]),
+    }
+
+
+def latencies(bench: Bench, output: Path) -> dict[str, float]:
+    """Medians of CPU time for one image, in milliseconds."""
+    sessions = {"float": open_session(bench.model), "lowered": open_session(output)}
+    setting = bench.setting
+    return measure_latency(
+        sessions, bench.image(), min_rounds=setting.min_rounds, budget_s=setting.budget_s
+    )
+
+
+def weights_of(report: Report) -> int:
+    """Entries of the weights of all convolutions and linear layers, one byte each."""
+    return sum(layer_weights(layer.parameters) for layer in report.layers)
+
+
+def lowering_figures(bench: Bench) -> dict[str, Any]:
+    """Wall time of `lower` without its own benchmark, against one float pass over the calibration data."""
+    passes, lowerings = [], []
+    reports = []
+    for _ in range(bench.setting.repeats):
+        passes.append(float_pass_seconds(bench))
+        start = time.perf_counter()
+        reports.append(bench.lower(0.0)[1])
+        lowerings.append(time.perf_counter() - start)
+    one_pass, seconds = statistics.median(passes), statistics.median(lowerings)
+    return {
+        "seconds": Figure(seconds, at_most=20 * one_pass + 5).as_json(),
+        "float_pass_seconds": one_pass,
+        "float_passes": seconds / one_pass,
+        "pass_seconds": {record.name: record.seconds for record in reports[-1].passes},
+    }
+
+
+def float_pass_seconds(bench: Bench) -> float:
+    """One inference pass over the calibration data, one thread, in the batches of calibration."""
+    session, batches = open_session(bench.model), bench.batches()
+    run(session, batches[0])
+    start = time.perf_counter()
+    for batch in batches:
+        run(session, batch)
+    return time.perf_counter() - start
+
+
+def profile(model: Path, bench: Bench) -> dict[str, dict[str, float]]:
+    """Executed operator -> milliseconds per run and share of the time in kernels, by onnxruntime's profiler."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(bench.folder / "profile")
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    for _ in range(PROFILED_RUNS):
+        run(session, bench.image())
+    events = json.loads(Path(session.end_profiling()).read_text())
+    return kernel_shares(events)
+
+
+def kernel_shares(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Medians over the runs of each node, summed by operator."""
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+    by_operator: dict[str, float] = defaultdict(float)
+    for (operator, _), series in times.items():
+        by_operator[operator] += statistics.median(series)
+    total = sum(by_operator.values()) or 1.0
+    ranked = sorted(by_operator.items(), key=lambda item: -item[1])
+    return {operator: {"ms": ms, "share": ms / total} for operator, ms in ranked}
+
+
+def limits(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
+    """One line on what keeps the lowered model from being faster."""
+    convolution = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv"}
+    old, new = (sum(part["ms"] for op, part in times.items() if op in convolution) for times in (before, after))
+    rest = {op: part["share"] for op, part in after.items() if op not in convolution}
+    others = ", ".join(f"{op} {share:.0%}" for op, share in list(rest.items())[:4])
+    return (
+        f"convolutions {old / max(new, 1e-9):.2f}x faster, {1 - sum(rest.values()):.0%} of the lowered time;"
+        f" the rest: {others}"
+    )
+
+
+def machine() -> dict[str, Any]:
+    """The processor, and which of the instructions that matter it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    present = info.get("flags", "").split()
+    return {
+        "cpu": info.get("model name", platform.processor()),
+        "platform": platform.platform(),
+        "flags": {flag: flag in present for flag in CPU_FLAGS},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
