@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,12 @@ def lower(
     how = Options(**options)
     how.check()
     source = Path(model) if isinstance(model, str | os.PathLike) else None
-    check_paths(source, output, report, plan)
+    outputs = [path for path in (output, report, plan) if path is not None]
+    check_paths([path for path in (model, calibration) if isinstance(path, str | os.PathLike)], outputs)
     how.step("read")
     original = load(model)
+    if beside := external_files(original):
+        check_paths(beside, outputs)
     check_weights(original)
     data = open_calibration(original, calibration)
     result = compress(original, data, source, how)
@@ -86,13 +90,16 @@ def lower(
     return found
 
 
-def check_paths(source: Path | None, *outputs: PathLike | None) -> None:
-    """Refuses outputs that cannot be written, or that are the input or each other."""
-    taken = [source] if source else []
-    for path in outputs:
-        if path is not None:
-            check_output(path, taken)
-            taken.append(Path(path))
+def check_paths(inputs: Sequence[PathLike], outputs: Sequence[PathLike]) -> None:
+    """Refuses outputs that cannot be written, or that are an input or each other."""
+    for position, path in enumerate(outputs):
+        check_output(path, [*inputs, *outputs[:position]])
+
+
+def external_files(model: ir.Model) -> list[str]:
+    """The files beside the model that hold its weights."""
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    return sorted({str(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
 
 
 def open_calibration(model: ir.Model, source: Source | None) -> CalibrationData | None:

@@ -158,7 +158,8 @@ def file_bytes(model: ir.Model, path: Path | None) -> int | None:
     if beside.exists():
         return path.stat().st_size + beside.stat().st_size
     tensors = [value.const_value for value in model.graph.initializers.values()]
-    return path.stat().st_size + sum(t.nbytes for t in tensors if isinstance(t, ir.ExternalTensor))
+    files = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return path.stat().st_size + sum(file.stat().st_size for file in files)
 
 
 def measure_models(models: Models, batch: Batch) -> Latency:

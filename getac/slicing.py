@@ -26,6 +26,10 @@ class GraphEditor(Protocol):
         """Rewrites the sizes that stand in the graph; some may not have changed."""
         ...
 
+    def write_numbers(self, numbers: Mapping[Site, float]) -> None:
+        """Writes down numbers that would else follow from a size that has changed."""
+        ...
+
 
 def cut_units(editor: GraphEditor, analysis: Analysis, masks: Mapping[Axis, Mask]) -> None:
     """Cuts units out of every stored tensor and rewrites every size that they change.
@@ -37,6 +41,7 @@ def cut_units(editor: GraphEditor, analysis: Analysis, masks: Mapping[Axis, Mask
         keep = analysis.keep_masks(parameter, masks)
         if keep is not None and not all(mask.all() for mask in keep):
             editor.cut(parameter, keep)
-    editor.write_sizes(
-        {site: (axis.size, int(kept(axis, masks).sum())) for site, axis in analysis.sites.items()}
-    )
+    sizes = {site: (axis.size, int(kept(axis, masks).sum())) for site, axis in analysis.sites.items()}
+    derived = analysis.inference.derived
+    editor.write_numbers({s: d.value for s, d in derived.items() if not kept(d.axis, masks).all()})
+    editor.write_sizes(sizes)

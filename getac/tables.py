@@ -26,7 +26,8 @@ def layer_table(layers: Sequence[LayerReport]) -> Table:
     table = plain_table("layer", "in", "out", "MACs", "bytes", "bits", "runs as")
     for row in layers:
         runs_as = row.kernel + (f": {row.reason}" if row.reason else "")
-        table.add_row(
+        add_row(
+            table,
             row.name,
             change(row.channels_in_before, row.channels_in),
             change(row.channels_out_before, row.channels_out),
@@ -49,10 +50,11 @@ def totals_table(report: Report) -> Table:
         ("BOPs per sample", before.bops, after.bops),
     ):
         if old is not None and new is not None:
-            table.add_row(label, count(old), count(new), f"{old / new:.2f}x" if new else "")
+            add_row(table, label, count(old), count(new), f"{old / new:.2f}x" if new else "")
     if report.latency is not None:
         times = report.latency
-        table.add_row(
+        add_row(
+            table,
             "latency, 1 thread",
             f"{times.before_ms:.3f} ms",
             f"{times.after_ms:.3f} ms",
@@ -93,10 +95,10 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     )
     classes = plain_table("class", "units", "members")
     for one in inspection.classes:
-        classes.add_row(one.name, str(one.units), member_list(one.members))
+        add_row(classes, one.name, str(one.units), member_list(one.members))
     frozen = plain_table("frozen", "why", "node", "members")
     for entry in inspection.frozen[:SHOWN_FROZEN]:
-        frozen.add_row(str(entry.units), entry.reason, entry.node, member_list(entry.members))
+        add_row(frozen, str(entry.units), entry.reason, entry.node, member_list(entry.members))
     parts: list[RenderableType] = [head, classes, frozen]
     if len(inspection.frozen) > SHOWN_FROZEN:
         parts.append(Text(f"and {len(inspection.frozen) - SHOWN_FROZEN} more frozen axes; --json has all"))
@@ -112,7 +114,7 @@ def quantizer_table(inspection: Inspection) -> Table:
     for name, entry in inspection.quantizers.items():
         steps = entry["step"]
         shown = f"{len(steps)} along dimension {entry['axis']}" if isinstance(steps, list) else f"{steps:.4g}"
-        table.add_row(name, str(entry["bits"]), f"{entry['low']} to {entry['high']}", shown)
+        add_row(table, name, str(entry["bits"]), f"{entry['low']} to {entry['high']}", shown)
     return table
 
 
@@ -129,6 +131,11 @@ def plain_table(*columns: str) -> Table:
             column, overflow="fold", justify="left" if position in (0, len(columns) - 1) else "right"
         )
     return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Adds a row; brackets in a name are not markup."""
+    table.add_row(*map(Text, cells))
 
 
 def change(before: int, after: int, show: Callable[[int], str] = str) -> str:

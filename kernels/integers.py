@@ -12,21 +12,23 @@ Floats = npt.NDArray[np.float32]
 BIAS_LIMIT = 2**30
 """Half of what an INT32 accumulator holds: the other half is left to the sum of products."""
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+
 
 def floored_steps(steps: Floats, bias: Floats | None, input_step: float) -> Floats:
     """Weight steps that are large enough for the bias to fit: |b| / (s_x s_w) <= 2^30.
 
     A channel of tiny weights (a dead one) would get a step so small that its bias overflows INT32, which
-    onnxruntime does not notice.
+    onnxruntime does not notice. Neither s_w nor s_x s_w may vanish in float32.
 
     Args:
-        steps: s_w per output channel, shape (channels,).
+        steps: s_w per output channel, shape (channels,); 0 where any step does.
         bias: b in floats, shape (channels,), or None.
         input_step: s_x.
     """
-    if bias is None:
-        return steps
-    least = np.abs(bias.astype(np.float64)) / (input_step * BIAS_LIMIT)
+    least = np.full(steps.shape, max(SMALLEST, SMALLEST / input_step))
+    if bias is not None:
+        least = np.maximum(least, np.abs(bias.astype(np.float64)) / (input_step * BIAS_LIMIT))
     floor = np.nextafter(least.astype(np.float32), np.float32(np.inf))
     return np.asarray(np.maximum(steps, floor), dtype=np.float32)
 

@@ -59,7 +59,9 @@ def lower_layer(node: ir.Node, state: State) -> None:
     set_normal_form(node, weights)
     input_step = np.float32(state.quantizers[x].step)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
-    steps = floored_steps(weights.quantizer.step, weights.bias, float(input_step))
+    free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
+    steps = np.where(free, np.float32(0), weights.quantizer.step)  # the bias alone settles these
+    steps = floored_steps(steps, weights.bias, float(input_step))
     quantizer = replace(weights.quantizer, step=steps)
     node.replace_input_with(1, dequantized_weight(node, weight.name or "weight", weights.weight, quantizer))
     bias = node.inputs[2] if len(node.inputs) > 2 else None

@@ -203,7 +203,7 @@ def check_report(found, content, path):
     assert content["after"]["parameters"] == sum(array.size for array in stored)
     assert content["verification"]["passed"] is True and content["latency"] is None
     assert content["units_removed"] == round(content["sparsity"] * content["units"])
-    assert [record["name"] for record in content["passes"]][0] == "fold-quantizers"
+    assert content["passes"][0]["name"] == "fold-quantizers"
 
 
 def check_plan(found, plan):
@@ -211,7 +211,7 @@ def check_plan(found, plan):
     assert sum(one["units"] - len(one["kept"]) for one in plan["classes"]) == found.units_removed
     for one in plan["classes"]:
         assert one["kept"] == sorted(set(one["kept"])) and one["kept"]
-        assert 0 <= one["kept"][0] and one["kept"][-1] < one["units"]
+        assert one["kept"][0] >= 0 and one["kept"][-1] < one["units"]
     quantizers = plan["quantizers"].values()
     assert all(2 ** entry["bits"] > entry["high"] - entry["low"] for entry in quantizers)
 
@@ -512,7 +512,7 @@ def test_external_data_comes_back_in_one_file(tmp_path):
     )
     found = lower(folder / "m.onnx", tmp_path / "o.onnx", sparsity=0.3, calibration=samples(model))
     inside = lower(model, tmp_path / "p.onnx", sparsity=0.3, calibration=samples(model))
-    assert found.before.file_bytes >= (folder / "m.bin").stat().st_size + 1
+    assert found.before.file_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert found.units_removed == inside.units_removed
     assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
 

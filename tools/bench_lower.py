@@ -8,6 +8,7 @@ All ratios are taken in one process on one thread; latencies are medians of CPU 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import platform
@@ -15,7 +16,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +26,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script's own folder comes first otherwise
-
 import getac
 from getac.calibration import Batch, CalibrationData
 from getac.onnx_graph.read import load
@@ -34,7 +33,6 @@ from getac.onnx_graph.signature import signature_of
 from getac.plan import versions
 from getac.report import Report
 from getac.runtime import measure_latency, open_session, run
-from tools.zoo.resnet import resnet18
 
 __all__ = ["main"]
 
@@ -103,14 +101,16 @@ class Bench:
 
     def write_inputs(self) -> None:
         """Saves the float model, and random images as calibration data."""
+        from tools.zoo.resnet import resnet18  # here, so that running by path can make it importable first
+
         onnx.save(resnet18(width=self.setting.width, image=self.setting.image), self.model)
         shape = (self.setting.samples, 3, self.setting.image, self.setting.image)
         np.savez(self.calibration, image=np.random.default_rng(0).normal(size=shape).astype(np.float32))
 
-    def lower(self, sparsity: float) -> tuple[Path, Report]:
+    def lower(self, sparsity: float, on_step: Callable[[str], None] | None = None) -> tuple[Path, Report]:
         output = self.folder / f"lowered-{sparsity}.onnx"
         report = getac.lower(
-            self.model, output, sparsity=sparsity, calibration=self.calibration, bench=False
+            self.model, output, sparsity=sparsity, calibration=self.calibration, bench=False, on_step=on_step
         )
         return output, report
 
@@ -124,16 +124,25 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures as JSON; 0 if all targets are met (or with --quick), else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there as well")
     parser.add_argument("--quick", action="store_true", help="a tiny network: the form, not the figures")
     options = parser.parse_args(arguments)
-    content = measure(QUICK if options.quick else FULL)
+    content = rounded(measure(QUICK if options.quick else FULL))
     text = json.dumps(content, indent=1)
     print(text)
     if options.json:
         options.json.write_text(text + "\n")
     return 0 if options.quick or content["passed"] else 1
+
+
+def rounded(content: Any) -> Any:
+    """To four digits: no more of a measured time is real."""
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    return float(f"{content:.4g}") if isinstance(content, float) else content
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -167,10 +176,10 @@ def sparsity_figures(bench: Bench, sparsity: float, speedup: float) -> dict[str,
         "speedup": Figure(times["float"] / times["lowered"], at_least=speedup).as_json(),
         "integer_convolutions": Figure(kernels.count(("Conv", True)), at_least=20).as_json(),
         "integer_gemms": Figure(kernels.count(("Gemm", True)), at_least=1).as_json(),
-        "file_to_int8_weights": Figure(output.stat().st_size / weights_of(report), at_most=1.1).as_json(),
+        "file_to_int8_weights": Figure(output.stat().st_size / weight_entries(output), at_most=1.1).as_json(),
         "latency_ms": times,
         "file_bytes": output.stat().st_size,
-        "int8_weight_bytes": weights_of(report),
+        "int8_weight_bytes": weight_entries(output),
         "removed_share": report.sparsity,
         "macs_ratio": report.before.macs / report.after.macs,
         "time_per_kernel": profiles,
@@ -182,32 +191,42 @@ def latencies(bench: Bench, output: Path) -> dict[str, float]:
     """Medians of CPU time for one image, in milliseconds."""
     sessions = {"float": open_session(bench.model), "lowered": open_session(output)}
     setting = bench.setting
-    return measure_latency(
-        sessions, bench.image(), min_rounds=setting.min_rounds, budget_s=setting.budget_s
-    )
+    return measure_latency(sessions, bench.image(), min_rounds=setting.min_rounds, budget_s=setting.budget_s)
 
 
-def weights_of(report: Report) -> int:
-    """Entries of the weights of all convolutions and linear layers, one byte each."""
-    return sum(layer_weights(layer.parameters) for layer in report.layers)
+def weight_entries(model: Path) -> int:
+    """Entries of all weights, which are the stored tensors of two dimensions or more: bytes at 8 bits."""
+    tensors = onnx.load(model).graph.initializer
+    return sum(math.prod(tensor.dims) for tensor in tensors if len(tensor.dims) > 1)
 
 
 def lowering_figures(bench: Bench) -> dict[str, Any]:
     """Wall time of `lower` without its own benchmark, against one float pass over the calibration data."""
     passes, lowerings = [], []
-    reports = []
     for _ in range(bench.setting.repeats):
         passes.append(float_pass_seconds(bench))
-        start = time.perf_counter()
-        reports.append(bench.lower(0.0)[1])
-        lowerings.append(time.perf_counter() - start)
-    one_pass, seconds = statistics.median(passes), statistics.median(lowerings)
+        lowerings.append(step_seconds(bench))
+    one_pass = statistics.median(passes)
+    seconds = statistics.median(sum(steps.values()) for steps in lowerings)
     return {
         "seconds": Figure(seconds, at_most=20 * one_pass + 5).as_json(),
         "float_pass_seconds": one_pass,
         "float_passes": seconds / one_pass,
-        "pass_seconds": {record.name: record.seconds for record in reports[-1].passes},
+        "step_seconds": {
+            step: statistics.median(steps[step] for steps in lowerings) for step in lowerings[0]
+        },
     }
+
+
+def step_seconds(bench: Bench) -> dict[str, float]:
+    """What each step of one `lower` takes; steps of the same name add up."""
+    marks = [("start", time.perf_counter())]
+    bench.lower(0.0, on_step=lambda name: marks.append((name, time.perf_counter())))
+    marks.append(("end", time.perf_counter()))
+    seconds: dict[str, float] = defaultdict(float)
+    for (name, begin), (_, end) in itertools.pairwise(marks):
+        seconds[name] += end - begin
+    return dict(seconds)
 
 
 def float_pass_seconds(bench: Bench) -> float:
@@ -221,7 +240,7 @@ def float_pass_seconds(bench: Bench) -> float:
 
 
 def profile(model: Path, bench: Bench) -> dict[str, dict[str, float]]:
-    """Executed operator -> milliseconds per run and share of the time in kernels, by onnxruntime's profiler."""
+    """What onnxruntime's own profiler sees: executed operator -> time per run, and share of all kernels."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -251,7 +270,9 @@ def kernel_shares(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, float
 def limits(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
     """One line on what keeps the lowered model from being faster."""
     convolution = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv"}
-    old, new = (sum(part["ms"] for op, part in times.items() if op in convolution) for times in (before, after))
+    old, new = (
+        sum(part["ms"] for op, part in times.items() if op in convolution) for times in (before, after)
+    )
     rest = {op: part["share"] for op, part in after.items() if op not in convolution}
     others = ", ".join(f"{op} {share:.0%}" for op, share in list(rest.items())[:4])
     return (
@@ -276,4 +297,5 @@ def machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     sys.exit(main())

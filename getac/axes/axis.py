@@ -161,6 +161,11 @@ def factors(axes: Iterable[Axis]) -> list[Axis]:
     return flat
 
 
+def same_size(x: Axis, y: Axis) -> bool:
+    """Whether both are products of the same factors, in any order: then their sizes stay equal."""
+    return sorted(map(id, factors([x]))) == sorted(map(id, factors([y])))
+
+
 def terms(axis: Axis) -> list[list[Axis]]:
     """The axis as a sum of products of factors, with the outermost sum distributed.
 

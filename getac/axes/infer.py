@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from getac.axes.axis import Axis, Freeze, atom, freeze
+from getac.axes.axis import Axis, Freeze, atom, freeze, same_size
 from getac.axes.contents import Contents, Derived, Entry, Literal, Site, SizeOf, Unknown
 from getac.axes.unify import unify
 from getac.rules.base import Axes
@@ -168,7 +168,7 @@ class Context:
 
     def _add_site(self, site: Site, axis: Axis) -> None:
         known = self._result.sites.setdefault(site, axis)
-        if known is not axis:
+        if not same_size(known, axis):
             self.same(known, axis)  # one number cannot become two
         if site in self._result.pinned:
             freeze(axis, self._result.pinned[site])
@@ -179,7 +179,8 @@ class Context:
                 if entry.value == axis.size:
                     self._add_site(entry.site, axis)
             elif isinstance(entry, SizeOf):
-                self.same(entry.axis, axis)
+                if not same_size(entry.axis, axis):
+                    self.same(entry.axis, axis)
             else:
                 self.freeze(axis, "its size is computed in a way that is not followed")
 

@@ -7,14 +7,11 @@ opaque, as one that is not in the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-
 from torch import fx
 
+from getac.fx_graph.call import Call, Maker, call, is_tensor, table, tensor_arguments
+from getac.fx_graph.rarer_operators import RARER_OPERATORS, SIZE_OPERATORS
 from getac.fx_graph.reader import CallReader, NotConstant, operator_name
-from getac.rules.base import Rule
 from getac.rules.contraction import Convolution, Gemm, Linear, MatMul
 from getac.rules.elementwise import Elementwise, Select
 from getac.rules.layout import Expand, Reshape, Transpose
@@ -24,41 +21,7 @@ from getac.rules.pooling import Pad, Spatial
 from getac.rules.reduction import Reduction
 from getac.rules.source import Filled, Fresh, ShapeOf
 
-__all__ = ["OPERATORS", "Call", "call_of"]
-
-EMPTY: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call in normal form.
-
-    Args:
-        rule: The rule that it follows.
-        operands: The tensors (and sizes) that the rule counts as inputs, in its order.
-        lists: Rule input -> the schema argument that is a list of integers.
-        sites: The rule's name of an argument that is a size -> the schema's.
-    """
-
-    rule: Rule
-    operands: tuple[fx.Node | None, ...]
-    lists: Mapping[int, str] = field(default_factory=dict)
-    sites: Mapping[str, str] = field(default_factory=dict)
-
-
-Maker = Callable[[CallReader], Call]
-
-
-def call(
-    r: CallReader,
-    rule: Rule,
-    *names: str,
-    lists: Mapping[int, str] | None = None,
-    sites: Mapping[str, str] | None = None,
-) -> Call:
-    """A call whose operands are the named arguments; numbers among them are part of the operator."""
-    operands = tuple(value if isinstance(value := r.get(name), fx.Node) else None for name in names)
-    return Call(rule, operands, lists or {}, sites or {})
+__all__ = ["OPERATORS", "call_of"]
 
 
 def elementwise(r: CallReader) -> Call:
@@ -68,14 +31,6 @@ def elementwise(r: CallReader) -> Call:
 
 def product_like(r: CallReader) -> Call:
     return Call(Elementwise(absorbing=True), tensor_arguments(r))
-
-
-def tensor_arguments(r: CallReader) -> tuple[fx.Node | None, ...]:
-    return tuple(value for value in r.arguments.values() if is_tensor(value))
-
-
-def is_tensor(value: object) -> bool:
-    return isinstance(value, fx.Node) and hasattr(value.meta.get("val"), "shape")
 
 
 def same_value(r: CallReader) -> Call:
@@ -141,17 +96,6 @@ def layer_norm(r: CallReader) -> Call:
 def along(reason: str) -> Maker:
     def make(r: CallReader) -> Call:
         return call(r, Normalized((r.dimension(),), reason), "self")
-
-    return make
-
-
-def along_all(reason: str, name: str) -> Maker:
-    """Several dimensions, or all where none is named."""
-
-    def make(r: CallReader) -> Call:
-        dims = r.optional_integers(name)
-        mixed = None if dims is None else tuple(d % r.rank() for d in dims)
-        return call(r, Normalized(mixed, reason), "self")
 
     return make
 
@@ -239,7 +183,9 @@ def split(r: CallReader) -> Call:
 
 def slice_(r: CallReader) -> Call:
     dimension, node = r.dimension(), r.get("self")
-    size = int(node.meta["val"].shape[dimension]) if isinstance(node.meta["val"].shape[dimension], int) else None
+    size = (
+        int(node.meta["val"].shape[dimension]) if isinstance(node.meta["val"].shape[dimension], int) else None
+    )
     start, stop, step = r.get("start"), r.get("end"), r.integer("step", 1)
     if start in (None, 0) and (stop is None or stop == MAXIMUM) and step == 1:
         return call(r, Slice(()), "self")
@@ -307,10 +253,6 @@ def fresh(reason: str) -> Maker:
     return make
 
 
-def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:
-    return {f"aten.{name}": maker for maker, names in makers.items() for name in names.split()}
-
-
 OPERATORS: dict[str, Maker] = table(
     {
         elementwise: """abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or ceil celu
@@ -332,11 +274,8 @@ OPERATORS: dict[str, Maker] = table(
         batch_norm: "batch_norm",
         instance_norm: "instance_norm",
         group_norm: "group_norm",
-        layer_norm: "layer_norm rms_norm",
+        layer_norm: "layer_norm",
         along("the axis of a softmax"): "softmax log_softmax _softmax _log_softmax",
-        along("a cumulative sum"): "cumsum cumprod logcumsumexp",
-        along_all("rolled", "dims"): "roll",
-        along_all("reversed", "dims"): "flip",
         spatial: """max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
             adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices
             upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d
@@ -371,6 +310,7 @@ OPERATORS: dict[str, Maker] = table(
         fresh("a range"): "arange linspace eye scalar_tensor tensor",
     }
 )
+OPERATORS |= RARER_OPERATORS | SIZE_OPERATORS
 
 
 def call_of(node: fx.Node) -> Call | None:

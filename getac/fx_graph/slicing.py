@@ -15,7 +15,8 @@ from torch import fx
 
 from getac.axes.axis import Mask
 from getac.axes.contents import Site
-from getac.fx_graph.operators import Call, call_of
+from getac.fx_graph.call import Call
+from getac.fx_graph.operators import call_of
 from getac.fx_graph.reader import CallReader
 from getac.fx_graph.view import FxView
 from getac.slicing import SizeChange
@@ -52,6 +53,14 @@ class FxEditor:
                 write_node(node, changes)
         self.view.module.recompile()
 
+    def write_numbers(self, numbers: Mapping[Site, float]) -> None:
+        for site, value in numbers.items():
+            assert isinstance(site.node, fx.Node)
+            call = call_of(site.node)
+            assert call is not None
+            set_argument(site.node, argument_name(call, site), site.index, value)
+        self.view.module.recompile()
+
 
 def write_node(node: fx.Node, changes: Mapping[Site, SizeChange]) -> None:
     """Rewrites the sizes among one call's arguments."""
@@ -76,7 +85,9 @@ def set_argument(node: fx.Node, name: str, index: int, value: Any) -> None:
     old = CallReader(node).arguments[name]
     if isinstance(old, list | tuple):
         value = [value if position == index else entry for position, entry in enumerate(old)]
-    assert isinstance(node.target, torch._ops.OpOverload)
+    if not isinstance(node.target, torch._ops.OpOverload):
+        node.update_arg(int(name.removeprefix("arg")), value)  # one of Python's operators
+        return
     names = [argument.name for argument in node.target._schema.arguments]
     position = names.index(name)
     if position < len(node.args):

@@ -11,7 +11,12 @@ from torch import fx
 __all__ = ["switch_training"]
 
 aten = torch.ops.aten
-DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+DROPOUTS = (
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+)
 DIVISIONS = (aten.div_.Scalar, aten.div.Scalar, aten.div_.Tensor, aten.div.Tensor)
 DRAWS = (aten.bernoulli_.float, aten.bernoulli.p)
 

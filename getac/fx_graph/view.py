@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from getac.fx_graph.operators import Call, call_of
+from getac.fx_graph.call import Call
+from getac.fx_graph.operators import call_of
 from getac.fx_graph.probe import Probe
 from getac.fx_graph.reader import CallReader, operator_name
 from getac.rules.base import Rule
@@ -160,7 +161,7 @@ class FxView:
         arguments = CallReader(node).arguments
         lists: dict[int, Sequence[int | Hashable]] = {}
         for index, name in call.lists.items():
-            listed = arguments[name] if name else node.args
+            listed = arguments[name]
             entries = listed if isinstance(listed, list | tuple) else [listed]
             lists[index] = [self._values[e] if isinstance(e, fx.Node) else e for e in entries]
         return lists

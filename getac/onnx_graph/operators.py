@@ -8,10 +8,11 @@ opaque, as one that is not in the table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from getac.onnx_graph.node_reader import NodeReader, NotConstant
+from getac.onnx_graph.rarer_operators import RARER_OPERATORS
 from getac.onnx_graph.shapes import Shapes
 from getac.rules.base import Rule
 from getac.rules.contraction import Convolution, Gemm, MatMul
@@ -21,67 +22,10 @@ from getac.rules.normalization import BatchNorm, GroupNorm, LayerNorm, Normalize
 from getac.rules.parts import Concat, Cut, Gather, Slice, Split
 from getac.rules.pooling import Pad, Spatial
 from getac.rules.reduction import Reduction
+from getac.rules.sizes import SizeArithmetic, SizeProduct
 from getac.rules.source import Filled, ShapeOf
 
 __all__ = ["OPERATORS", "NodeReader", "NotConstant", "rule_of"]
-
-
-class NotConstant(Exception):
-    """An argument that the rule needs is computed when the graph runs, or is of a kind without a rule."""
-
-
-@dataclass(frozen=True)
-class NodeReader:
-    """Reads a node's arguments in normal form: counted from the front, defaults filled in."""
-
-    node: ir.Node
-    shapes: Shapes
-
-    def has(self, name: str) -> bool:
-        return name in self.node.attributes
-
-    def integer(self, name: str, default: int) -> int:
-        return self.node.attributes[name].as_int() if self.has(name) else default
-
-    def real(self, name: str, default: float) -> float:
-        return self.node.attributes[name].as_float() if self.has(name) else default
-
-    def text(self, name: str, default: str) -> str:
-        return self.node.attributes[name].as_string() if self.has(name) else default
-
-    def integers(self, name: str) -> tuple[int, ...] | None:
-        return tuple(self.node.attributes[name].as_ints()) if self.has(name) else None
-
-    def input(self, index: int) -> ir.Value | None:
-        return self.node.inputs[index] if index < len(self.node.inputs) else None
-
-    def is_stored(self, index: int) -> bool:
-        """Whether an input is a tensor of the graph, whose entries can be rewritten."""
-        value = self.input(index)
-        return value is not None and value.is_initializer()
-
-    def numbers(self, index: int) -> tuple[int, ...] | None:
-        """The entries of a constant integer input; None if the input is absent."""
-        value = self.input(index)
-        if value is None:
-            return None
-        array = self.shapes.constants.get(value)
-        if array is None:
-            raise NotConstant(f"its input {value.name} is not constant")
-        return tuple(int(number) for number in array.reshape(-1))
-
-    def rank(self, index: int = 0) -> int:
-        return len(self.sizes(index))
-
-    def sizes(self, index: int = 0) -> tuple[int, ...]:
-        value = self.input(index)
-        sizes = self.shapes.sizes(value) if value is not None else None
-        if value is None or sizes is None:
-            raise NotConstant("the shape of an input is not known")
-        return sizes
-
-    def axis(self, default: int, name: str = "axis", index: int = 0) -> int:
-        return self.integer(name, default) % max(self.rank(index), 1)
 
 
 Maker = Callable[[NodeReader], Rule]
@@ -97,6 +41,17 @@ def first_operand(n: NodeReader) -> Rule:
 
 def product_like(n: NodeReader) -> Rule:
     return Elementwise(absorbing=True)
+
+
+def arithmetic(operation: str, otherwise: Maker) -> Maker:
+    """Arithmetic on what may be sizes: integers, alone or in a list."""
+
+    def make(n: NodeReader) -> Rule:
+        if all(n.is_integer(index) and n.rank(index) <= 1 for index in (0, 1)):
+            return SizeArithmetic(operation=operation)
+        return otherwise(n)
+
+    return make
 
 
 def identity(n: NodeReader) -> Rule:
@@ -274,6 +229,10 @@ def arg_reduction(n: NodeReader) -> Rule:
     return Reduction((n.axis(0),), bool(n.integer("keepdims", 1)))
 
 
+def reduced_product(n: NodeReader) -> Rule:
+    return SizeProduct() if n.is_integer() and n.rank() == 1 else reduction()(n)
+
+
 def shape(n: NodeReader) -> Rule:
     start, stop, _ = slice(n.integer("start", 0), n.integer("end", n.rank())).indices(n.rank())
     return ShapeOf(start, stop)
@@ -290,12 +249,16 @@ def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:
 
 OPERATORS: dict[str, Maker] = table(
     {
-        elementwise: """Abs Acos Acosh Add Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
-            BitwiseXor Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
+        elementwise: """Abs Acos Acosh Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
+            BitwiseXor Ceil Celu Clip Cos Cosh Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
             HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Neg Not
             Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
-            Sub Sum Tan Tanh ThresholdedRelu Xor""",
-        product_like: "And Mul",
+            Sum Tan Tanh ThresholdedRelu Xor""",
+        product_like: "And",
+        arithmetic("mul", product_like): "Mul",
+        arithmetic("add", elementwise): "Add",
+        arithmetic("sub", elementwise): "Sub",
+        arithmetic("div", elementwise): "Div",
         first_operand: "CastLike Dropout",
         identity: "Identity",
         cast: "Cast",
@@ -328,12 +291,14 @@ OPERATORS: dict[str, Maker] = table(
         expand: "Expand",
         reduction(sums=True): "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare",
         reduction(keeps_constant=True): "ReduceMean ReduceMax ReduceMin",
-        reduction(): "ReduceProd ReduceLogSum ReduceLogSumExp",
+        reduction(): "ReduceLogSum ReduceLogSumExp",
+        reduced_product: "ReduceProd",
         arg_reduction: "ArgMax ArgMin",
         shape: "Shape",
         filled: "ConstantOfShape",
     }
 )
+OPERATORS |= RARER_OPERATORS
 
 
 def rule_of(node: ir.Node, shapes: Shapes) -> Rule | None:

@@ -20,6 +20,7 @@ __all__ = ["write_sizes"]
 
 ATTRIBUTES = {("Conv", "groups"): "group", ("ConvTranspose", "groups"): "group"}
 ATTRIBUTES[("GroupNormalization", "groups")] = "num_groups"
+ATTRIBUTES |= {(operator, "hidden"): "hidden_size" for operator in ("LSTM", "GRU", "RNN")}
 INPUTS = {("Slice", "starts"): 1, ("Slice", "ends"): 2, ("Split", "split"): 1}
 
 

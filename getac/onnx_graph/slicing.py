@@ -35,6 +35,11 @@ class OnnxEditor:
         write_sizes(sizes)
         self._forget_shapes()
 
+    def write_numbers(self, numbers: Mapping[Site, float]) -> None:
+        for site, value in numbers.items():
+            assert isinstance(site.node, ir.Node) and isinstance(site.argument, str)
+            site.node.attributes[site.argument] = ir.AttrFloat32(site.argument, value)
+
     def _forget_shapes(self) -> None:
         """Declared shapes of intermediate values are stale; graph inputs and outputs never change."""
         outside = {*self.graph.inputs, *self.graph.outputs}

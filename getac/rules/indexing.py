@@ -161,8 +161,8 @@ def carried_by_index(dimensions: tuple[int, ...], rank: int) -> tuple[list[int],
 class Index(Rule):
     """numpy's indexing by integer tensors. aten.index.Tensor.
 
-    Inputs: x, then one tensor per indexed dimension. These broadcast. Their dimensions stand where the indexed ones stood if these are neighbours, else
-    in front.
+    Inputs: x, then one tensor per indexed dimension. These broadcast. Their dimensions stand where the
+    indexed ones stood if these are neighbours, else in front.
 
     Args:
         dimensions: The dimensions that are indexed, ascending.

@@ -6,17 +6,18 @@ import pytest
 
 from getac.onnx_graph.operators import OPERATORS
 from tests.rules.cases import CASES, Case
+from tests.rules.cases_wide import FROZEN_SOURCES, SHAPE_CHAINS, WIDE_CASES
 from tools.law import analyzed, check_dead, check_law
 
 NAMED = [
     pytest.param(operator, case, id=f"{operator}-{i}")
-    for operator, cases in CASES.items()
+    for operator, cases in {**CASES, **WIDE_CASES}.items()
     for i, case in enumerate(cases)
 ]
 
 
 def test_every_operator_of_the_table_has_a_case() -> None:
-    assert set(CASES) == set(OPERATORS)
+    assert {*CASES, *WIDE_CASES, *FROZEN_SOURCES} == set(OPERATORS)
 
 
 @pytest.mark.parametrize(("operator", "case"), NAMED)
@@ -45,3 +46,13 @@ def test_zeroed_units_are_found_dead(name: str) -> None:
     for case in CASES[name][:2]:
         for seed in range(3):
             assert check_dead(case.model(seed), seed).removed == check_law(case.model(seed), seed).removed
+
+
+@pytest.mark.parametrize("case", SHAPE_CHAINS)
+def test_sizes_are_followed_through_arithmetic(case: Case) -> None:
+    analysis = analyzed(case.model(seed=0)).analysis
+    assert analysis is not None
+    assert tuple(one.size for one in analysis.classes) == case.units
+    for seed in range(3):
+        assert check_law(case.model(seed), seed).difference <= 1e-4
+        assert check_dead(case.model(seed), seed).difference <= 1e-4

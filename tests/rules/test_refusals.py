@@ -39,6 +39,7 @@ def analysis_of(model: onnx.ModelProto) -> Analysis:
 LINEAR_ATTENTION = """t = Elu(h)  q = Add(t, one)  g = MatMul(x, w_k)  l = Elu(g)  k = Add(l, one)
     v = MatMul(x, w_v)  kt = Transpose<perm=[0, 2, 1]>(k)  kv = MatMul(kt, v)  r = MatMul(q, kv)"""
 KEY_AND_VALUE = {"w_k": (6, 8), "w_v": (6, 7)}
+UNKNOWN_OPERATOR = "q, s, z = DynamicQuantizeLinear(h)  t = Cast<to=1>(q)  r = Add(h, t)"
 SCALED = """s = Shape(h)  n = Gather(s, i)  f = Cast<to=1>(n)  r = Mul(h, f)"""
 
 REFUSALS = {
@@ -97,7 +98,7 @@ REFUSALS = {
         "a reshape splits the axis where its units do not", "u", "t", 0,
     ),
     "opaque": Refusal(
-        sequence("t = Trilu(h)  r = Add(h, t)"), "touches Trilu: no rule for this operator", "t", dimension=2
+        sequence(UNKNOWN_OPERATOR), "touches DynamicQuantizeLinear: no rule for this operator", "q", dimension=2
     ),
     "unknown shape": Refusal(
         sequence("f = Flatten<axis=2>(h)  t = NonZero(f)  u = Transpose(t)  v = Cast<to=1>(u)"
@@ -128,7 +129,7 @@ REFUSALS = {
     ),
     "size of a size": Refusal(
         sequence("s = Size(h)  f = Cast<to=1>(s)  r = Mul(h, f)"),
-        "touches Size: no rule for this operator", "s", dimension=2,
+        "its size is used as a number", "f", dimension=2,
     ),
     "argument": Refusal(
         image("t = Slice(scales, s, e)  r = Resize(h, , t)", scales=floats(1, 1, 2, 2, 5),
@@ -140,7 +141,7 @@ REFUSALS = {
         "touches MaxPool: no rule for this operator", "p",
     ),
     "reshape to computed sizes": Refusal(
-        sequence("s = Shape(h)  t = Mul(s, one)  r = Reshape(h, t)", one=ints(1)),
+        sequence("s = Shape(h)  t = Max(s, one)  r = Reshape(h, t)", one=ints(1)),
         "its size is used as a number", "t", dimension=2,
     ),
 }  # fmt: skip
@@ -161,9 +162,10 @@ def test_a_frozen_axis_lists_the_parameters_that_it_lies_in() -> None:
 
 
 def test_opaque_nodes_are_named_with_their_reason() -> None:
-    analysis = analysis_of(sequence("t = Trilu(h)  r = Add(h, t)").model(seed=0))
+    analysis = analysis_of(sequence(UNKNOWN_OPERATOR).model(seed=0))
     (opaque,) = analysis.opaque
-    assert (opaque.name, opaque.operator, opaque.reason) == ("t", "Trilu", "no rule for this operator")
+    assert opaque.name == "q"
+    assert (opaque.operator, opaque.reason) == ("DynamicQuantizeLinear", "no rule for this operator")
 
 
 def test_what_a_subgraph_reads_is_kept_whole() -> None:

@@ -1,0 +1,272 @@
+"""The rarer half of the table of aten operators: attention, recurrence, rearranging, indexing, sizes."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from getac.fx_graph.call import Call, Maker, call, is_tensor, table
+from getac.fx_graph.reader import CallReader, NotConstant
+from getac.rules.attention import Attention
+from getac.rules.contraction import MatMul
+from getac.rules.einsum import parse
+from getac.rules.indexing import (
+    GatherElements,
+    Index,
+    IndexPut,
+    IndexUpdate,
+    OneHot,
+    Sampled,
+    ScatterElements,
+    TopK,
+)
+from getac.rules.normalization import LayerNorm, Normalized
+from getac.rules.rearrange import (
+    ChannelShuffle,
+    DepthToSpace,
+    Fold,
+    Reordered,
+    RepeatInterleave,
+    SpaceToDepth,
+    Stack,
+    Tile,
+    Unbind,
+    Unfold,
+    Windows,
+)
+from getac.rules.recurrent import RecurrentLayers
+from getac.rules.sizes import SizeArithmetic
+
+__all__ = ["RARER_OPERATORS", "SIZE_OPERATORS"]
+
+
+def attention(r: CallReader) -> Call:
+    rule = Attention(
+        grouped=r.flag("enable_gqa"), causal=r.flag("is_causal"), implicit_scale=r.get("scale") is None
+    )
+    return call(r, rule, "query", "key", "value", "attn_mask", sites={"scale": "scale"})
+
+
+def batched_matmul_add(r: CallReader) -> Call:
+    if r.get("alpha", 1) != 1 or r.get("beta", 1) != 1:
+        raise NotConstant("scaled terms")
+    return call(r, MatMul(), "batch1", "batch2", "self")
+
+
+def einsum(r: CallReader) -> Call:
+    tensors = r.tensors("tensors")
+    equation = r.get("equation")
+    try:
+        rule = parse(str(equation), [len(t.meta["val"].shape) for t in tensors])
+    except ValueError as error:
+        raise NotConstant(str(error)) from error
+    return Call(rule, tuple(tensors))
+
+
+def recurrent(gates: int, states: int) -> Maker:
+    def make(r: CallReader) -> Call:
+        hidden = r.tensors("hx") if states > 1 else [r.get("hx")]
+        rule = RecurrentLayers(
+            gates=gates,
+            layers=r.integer("num_layers"),
+            directions=2 if r.flag("bidirectional") else 1,
+            states=states,
+            biases=r.flag("has_biases"),
+            batch_first=r.flag("batch_first"),
+        )
+        return Call(rule, (r.get("input"), *hidden, *r.tensors("params")))
+
+    return make
+
+
+def pixel_shuffle(r: CallReader) -> Call:
+    return call(r, DepthToSpace(r.integer("upscale_factor"), outer=False), "self")
+
+
+def pixel_unshuffle(r: CallReader) -> Call:
+    return call(r, SpaceToDepth(r.integer("downscale_factor"), outer=False), "self")
+
+
+def channel_shuffle(r: CallReader) -> Call:
+    return call(r, ChannelShuffle(r.integer("groups")), "self", sites={"groups": "groups"})
+
+
+def repeat(r: CallReader) -> Call:
+    return call(r, Tile(), "self", lists={1: "repeats"})
+
+
+def repeat_interleave(r: CallReader) -> Call:
+    if not isinstance(r.get("repeats"), int) or r.get("dim") is None:
+        raise NotConstant("repeats that differ")
+    return call(r, RepeatInterleave(r.dimension()), "self", sites={"repeats": "repeats"})
+
+
+def stack(r: CallReader) -> Call:
+    tensors = r.tensors("tensors")
+    rank = len(tensors[0].meta["val"].shape) + 1
+    return Call(Stack(r.integer("dim", 0) % rank), tuple(tensors))
+
+
+def unbind(r: CallReader) -> Call:
+    return call(r, Unbind(r.dimension()), "self")
+
+
+def im2col(r: CallReader) -> Call:
+    height, width = r.integers("kernel_size")
+    return call(r, Unfold(height * width), "self")
+
+
+def col2im(r: CallReader) -> Call:
+    height, width = r.integers("kernel_size")
+    return call(r, Fold(height * width), "self")
+
+
+def windows(r: CallReader) -> Call:
+    return call(r, Windows(r.dimension("dimension")), "self")
+
+
+def last_two(r: CallReader) -> Call:
+    rank = r.rank()
+    return call(r, Reordered((rank - 2, rank - 1), "a triangle", zeros=True), "self")
+
+
+def moved(reason: str, name: str) -> Maker:
+    """Entries move along the named dimensions, or along all."""
+
+    def make(r: CallReader) -> Call:
+        dims = r.optional_integers(name)
+        where = range(r.rank()) if dims is None else (d % r.rank() for d in dims)
+        return call(r, Reordered(tuple(where), reason), "self")
+
+    return make
+
+
+def summed(r: CallReader) -> Call:
+    return call(r, Reordered((r.dimension(),), "a cumulative sum", zeros=True), "self")
+
+
+def mixed(reason: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        return call(r, Normalized((r.dimension(default=-1),), reason), "self")
+
+    return make
+
+
+def gather(r: CallReader) -> Call:
+    return call(r, GatherElements(r.dimension()), "self", "index")
+
+
+def scatter(adds: bool) -> Maker:
+    def make(r: CallReader) -> Call:
+        if not is_tensor(r.get("src")):
+            raise NotConstant("a number is scattered")
+        return call(r, ScatterElements(r.dimension(), adds), "self", "index", "src")
+
+    return make
+
+
+def index(r: CallReader) -> Call:
+    dimensions, tensors = indexed(r)
+    return Call(Index(dimensions), (r.get("self"), *tensors))
+
+
+def index_put(r: CallReader) -> Call:
+    dimensions, tensors = indexed(r)
+    return Call(IndexPut(dimensions, r.flag("accumulate")), (r.get("self"), r.get("values"), *tensors))
+
+
+def indexed(r: CallReader) -> tuple[tuple[int, ...], list[fx.Node]]:
+    """The dimensions that are indexed, and by what; a mask counts through several and has no rule."""
+    found = [(i, t) for i, t in enumerate(r.get("indices")) if t is not None]
+    if any(str(t.meta["val"].dtype) in ("torch.bool", "torch.uint8") for _, t in found):
+        raise NotConstant("indexed by a mask")
+    return tuple(i for i, _ in found), [t for _, t in found]
+
+
+def index_update(source: str, adds: bool, *more: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        return call(r, IndexUpdate(r.dimension(), adds), "self", source, *more)
+
+    return make
+
+
+def top(r: CallReader) -> Call:
+    return call(r, TopK(r.dimension(default=-1)), "self")
+
+
+def one_hot(r: CallReader) -> Call:
+    return call(r, OneHot(), "self")
+
+
+def sampled(r: CallReader) -> Call:
+    return call(r, Sampled(), "input", "grid")
+
+
+def weight_norm(r: CallReader) -> Call:
+    """v g / |v|, the norm over all dimensions but one: those are frozen."""
+    v = r.get("v")
+    kept = r.integer("dim", 0) % r.rank("v")
+    reduced = tuple(d for d in range(len(v.meta["val"].shape)) if d != kept)
+    return call(r, Normalized(reduced, "a normalised axis"), "v", "g")
+
+
+def norm_of_last(r: CallReader) -> Call:
+    """rms_norm: like a layer norm without a mean."""
+    count = len(r.get("normalized_shape"))
+    return call(r, LayerNorm(axis=-count), "input", "weight")
+
+
+def arithmetic(operation: str) -> Maker:
+    """Python's operators on sizes: b * 12, c // 2."""
+
+    def make(r: CallReader) -> Call:
+        return Call(SizeArithmetic(operation=operation), (), lists={0: "arg0", 1: "arg1"})
+
+    return make
+
+
+RARER_OPERATORS: dict[str, Maker] = table(
+    {
+        attention: "scaled_dot_product_attention",
+        batched_matmul_add: "baddbmm",
+        einsum: "einsum",
+        recurrent(4, 2): "lstm",
+        recurrent(3, 1): "gru",
+        recurrent(1, 1): "rnn_tanh rnn_relu",
+        pixel_shuffle: "pixel_shuffle",
+        pixel_unshuffle: "pixel_unshuffle",
+        channel_shuffle: "channel_shuffle native_channel_shuffle",
+        repeat: "repeat",
+        repeat_interleave: "repeat_interleave",
+        stack: "stack",
+        unbind: "unbind select",
+        im2col: "im2col",
+        col2im: "col2im",
+        windows: "unfold",
+        last_two: "tril triu",
+        moved("rolled", "dims"): "roll",
+        moved("reversed", "dims"): "flip",
+        summed: "cumsum",
+        mixed("a cumulative product"): "cumprod logcumsumexp cummax cummin",
+        gather: "gather",
+        scatter(adds=False): "scatter",
+        scatter(adds=True): "scatter_add scatter_reduce",
+        index: "index",
+        index_put: "index_put",
+        index_update("source", True, "index"): "index_add",
+        index_update("source", False, "index"): "index_copy",
+        index_update("src", False): "slice_scatter",
+        top: "topk sort argsort",
+        one_hot: "one_hot",
+        sampled: "grid_sampler grid_sampler_2d",
+        weight_norm: "_weight_norm",
+        norm_of_last: "rms_norm",
+    }
+)
+
+SIZE_OPERATORS: dict[str, Maker] = {
+    "mul": arithmetic("mul"),
+    "add": arithmetic("add"),
+    "floordiv": arithmetic("div"),
+    "sub": arithmetic("sub"),
+    "mod": arithmetic("mod"),
+}

@@ -1,0 +1,64 @@
+"""Integer arithmetic of weights and biases: nothing overflows, nothing vanishes, ties go to even."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from getac.kernels.integers import BIAS_LIMIT, bias_integers, floored_steps
+
+F32 = np.float32
+
+
+def test_steps_that_are_large_enough_stay():
+    steps = np.array([0.01, 1.0, 1e-5], F32)
+    for bias in (None, np.array([1, -2, 0.5], F32)):
+        np.testing.assert_array_equal(floored_steps(steps, bias, 0.02), steps)
+
+
+def test_a_step_too_small_for_its_bias_grows():
+    steps = floored_steps(np.array([1e-12, 1e-12], F32), np.array([1.0, 0.0], F32), 0.02)
+    assert steps[0] == pytest.approx(1 / (0.02 * BIAS_LIMIT)) and steps[1] == F32(1e-12)
+
+
+def test_a_free_step_is_as_fine_as_the_bias_allows():
+    """All weights are zero: the bias alone settles the step, to a part in 2^30."""
+    bias, input_step = np.array([0.3, -700.0], F32), 1.0
+    steps = floored_steps(np.zeros(2, F32), bias, input_step)
+    restored = bias_integers(bias, steps) * steps.astype(np.float64)
+    np.testing.assert_allclose(restored, bias, rtol=2e-9)
+
+
+@pytest.mark.parametrize("input_step", [1e-30, 1e-6, 1.0, 1e6, 1e30])
+def test_no_step_vanishes(input_step):
+    steps = floored_steps(np.zeros(2, F32), np.array([0.0, 1e-30], F32), input_step)
+    product = F32(input_step) * steps
+    assert (steps >= np.finfo(F32).tiny).all() and (product >= np.finfo(F32).tiny).all()
+
+
+@given(
+    st.floats(-1e6, 1e6, width=32),
+    st.floats(2**-20, 2**10, width=32),
+    st.one_of(st.just(0.0), st.floats(2**-100, 1.0, width=32)),
+)
+def test_every_bias_fits_half_an_accumulator(bias, input_step, step):
+    biases = np.array([bias], F32)
+    steps = floored_steps(np.array([step], F32), biases, input_step)
+    scale = (F32(input_step) * steps).astype(F32)
+    integers = bias_integers(biases, scale)
+    assert abs(int(integers[0])) <= BIAS_LIMIT + 2**7  # the product is rounded to 24 bits
+    error = abs(int(integers[0]) * float(scale[0]) - float(biases[0]))
+    assert error <= 0.5 * float(scale[0]) * (1 + 1e-6)
+
+
+def test_ties_go_to_even():
+    scale = np.full(6, 0.5, F32)
+    bias = np.array([0.25, 0.75, 1.25, -0.25, -0.75, 0.3], F32)
+    assert bias_integers(bias, scale).tolist() == [0, 2, 2, 0, -2, 1]
+    assert bias_integers(bias, scale).dtype == np.int32
+
+
+def test_beyond_int32_is_clipped_and_does_not_wrap():
+    assert bias_integers(np.array([1.0, -1.0], F32), np.full(2, 1e-20, F32)).tolist() == [2**31 - 1, -(2**31)]

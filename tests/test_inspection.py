@@ -1,0 +1,89 @@
+"""getac inspect: classes, frozen axes with their reasons, quantizers, operators without a rule."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import getac
+from getac.errors import InvalidModelError
+from getac.inspection import inspect
+from tools.zoo.registry import ZOO
+
+F32 = np.float32
+
+
+def test_a_perceptron():
+    found = inspect(ZOO["mlp_gemm_transposed"]())
+    assert found.source == "a model in memory"
+    assert found.parameters == 64 * 48 + 48 + 48 * 32 + 32 + 32 * 10 + 10
+    assert found.prunable == found.parameters - 10  # all but the last bias
+    assert [(one.units, [(m.parameter, m.dimension) for m in one.members]) for one in found.classes] == [
+        (48, [("gemm_0.weight", 0), ("gemm_0.bias", 0), ("gemm_2.weight", 1)]),
+        (32, [("gemm_2.weight", 0), ("gemm_2.bias", 0), ("gemm_4.weight", 1)]),
+    ]
+    assert [(one.units, one.reason, one.node) for one in found.frozen] == [
+        (64, "a graph input", "features"),
+        (10, "a graph output", "gemm_4"),
+    ]
+    assert found.refusals == {} and found.quantizers == {}
+
+
+def test_types_show_how_a_dimension_is_made():
+    found = inspect(ZOO["vgg"]())
+    types = {m.parameter: m.type for one in found.classes for m in one.members if m.dimension == 1}
+    assert "x" in types["gemm_12.weight"]  # channels x height x width
+
+
+def test_quantizers_of_a_lowered_model(tmp_path):
+    data = {"features": np.random.default_rng(0).normal(size=(8, 64)).astype(F32)}
+    getac.lower(ZOO["mlp_gemm"](), tmp_path / "q.onnx", calibration=data, bench=False)
+    found = inspect(tmp_path / "q.onnx")
+    assert found.source == str(tmp_path / "q.onnx")
+    activations = {name: entry for name, entry in found.quantizers.items() if entry["axis"] is None}
+    weights = {name: entry for name, entry in found.quantizers.items() if entry["axis"] == 0}
+    assert len(activations) == len(weights) == 3
+    assert [len(entry["step"]) for entry in weights.values()] == [48, 32, 10]
+    assert [one.units for one in found.classes] == [48, 32]
+
+
+def test_operators_without_a_rule_are_listed(build):
+    model = build(
+        """(float[N,4] x) => (float[N,3] y) {
+            a = Gemm<transB=1>(x, v)
+            b = CumSum(a, one)
+            y = Gemm<transB=1>(b, w)
+        }""",
+        v=np.ones((5, 4), F32),
+        w=np.ones((3, 5), F32),
+        one=np.array(1),
+    )
+    found = inspect(model)
+    assert found.classes == [] and "CumSum" in str(found.refusals["infer-axes"])
+    assert any("cumsum_1" in one.node for one in found.frozen)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_json_is_the_same_in_words(name):
+    found = inspect(ZOO[name]())
+    content = json.loads(found.as_json())
+    assert content["parameters"] == found.parameters and 0 <= content["prunable"] <= content["parameters"]
+    assert len(content["classes"]) == len(found.classes)
+    assert all(one["reason"] and one["node"] for one in content["frozen"])
+
+
+def test_the_model_stays_as_it_is(build):
+    model = build("(float[N,4] x) => (float[N,4] y) { a = Relu(x) \n y = Identity(a) }")
+    before = str(model)
+    inspect(model)
+    assert str(model) == before
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"hello")
+    with pytest.raises(InvalidModelError, match="not an ONNX file"):
+        inspect(tmp_path / "m.onnx")
+    assert onnx.__version__

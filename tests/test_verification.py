@@ -1,0 +1,116 @@
+"""Verification: every stage is held to its bound, and the value where things go wrong is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from getac.verification import Models, verify
+
+F32 = np.float32
+NET = """(float[N,4] x) => (float[N,4] y) {
+    a = Mul(x, s)
+    b = Relu(a)
+    y = Add(b, t)
+}"""
+
+
+@pytest.fixture
+def check(build):
+    """Verifies stages that are all the same, but for the ones given."""
+
+    def call(quantized=False, **stages):
+        same = {
+            name: build(NET, s=F32(2), t=F32(1)) for name in ("original", "folded", "reference", "sliced")
+        }
+        models = Models(**{**same, "lowered": same["sliced"], **stages}, quantized=quantized, keep=dict)
+        batches = [{"x": np.random.default_rng(i).normal(size=(3, 4)).astype(F32)} for i in range(2)]
+        return verify(models, batches, generated=False)
+
+    return call
+
+
+def net(build, s=2.0, t=1.0):
+    return build(NET, s=F32(s), t=F32(t))
+
+
+def test_equal_stages_pass(check):
+    found = check()
+    assert found.passed and found.failures == () and found.departure is None
+    assert (found.samples, found.generated) == (6, False)
+    for stage in (found.folded, found.sliced, found.lowered, found.kernels, found.original):
+        assert [(one.output, one.max_abs) for one in stage] == [("y", 0.0)]
+
+
+def test_slicing_is_held_to_a_relative_bound(check, build):
+    assert check(sliced=net(build, t=1.00001), lowered=net(build)).passed
+    found = check(sliced=net(build, t=1.01), lowered=net(build))
+    assert not found.passed and found.departure.value == "y"
+    assert found.failures[0].startswith("sliced: output y differs from the masked model by 0.00")
+    assert "bound 0.0001" in found.failures[0]
+
+
+def test_lowering_may_be_coarse_but_no_noise(check, build):
+    assert check(lowered=net(build, s=2.2)).passed
+    found = check(lowered=net(build, s=-2))
+    assert (
+        found.failures[0].startswith("lowered: output y has an SQNR of") and "bound 3 dB" in found.failures[0]
+    )
+    assert found.departure.value == "a"
+
+
+@pytest.mark.parametrize(
+    ("s", "quantized", "passes"), [(2.02, False, True), (2.2, False, False), (2.2, True, True)]
+)
+def test_folding_is_held_to_the_model_that_was_read(check, build, s, quantized, passes):
+    """Where quantizers were folded, their rounding is noise that floats do not have."""
+    found = check(quantized, original=net(build, s=s))
+    assert found.passed == passes
+    if not passes:
+        assert found.failures == (found.failures[0],) and found.failures[0].startswith("folded: output y")
+        assert found.departure.value == "a"
+
+
+def test_the_first_stage_that_fails_names_the_value(check, build):
+    found = check(original=net(build, t=-5), lowered=net(build, s=-2))
+    assert [failure.split(":")[0] for failure in found.failures] == ["folded", "lowered"]
+    assert found.departure.value == "y"
+
+
+def test_outputs_that_are_not_finite_fail(check, build):
+    found = check(lowered=net(build, t=np.inf))
+    assert not found.passed and not found.lowered[0].finite
+
+
+def test_onnxruntimes_own_fusions_are_checked(build):
+    """A bias with a wrong scale: the graph is right as written, and wrong as onnxruntime runs it."""
+    rng = np.random.default_rng(0)
+    model = build(
+        """(float[N,16] x) => (float[N,8] y) {
+            q = QuantizeLinear(x, s, z)
+            d = DequantizeLinear(q, s, z)
+            wd = DequantizeLinear<axis=0>(w, ws, wz)
+            bd = DequantizeLinear<axis=0>(b, bs, bz)
+            y = Gemm<transB=1>(d, wd, bd)
+        }""",
+        s=F32(0.02),
+        z=np.uint8(128),
+        w=rng.integers(-127, 128, (8, 16), np.int8),
+        ws=np.full(8, 0.01, F32),
+        wz=np.zeros(8, np.int8),
+        b=rng.integers(-9000, 9000, 8, np.int32),
+        bs=np.full(8, 1e-3, F32),
+        bz=np.zeros(8, np.int32),
+    )
+    models = Models(*[model] * 5, quantized=True, keep=dict)
+    found = verify(models, [{"x": rng.normal(size=(4, 16)).astype(F32)}], generated=True)
+    assert any(failure.startswith("kernels: output y has an SQNR of") for failure in found.failures)
+    assert found.departure.value == "y" and found.generated
+
+
+def test_a_scalar_input_is_one_sample(build):
+    model = build("(float x) => (float y) { y = Relu(x) }")
+    found = verify(
+        Models(*[model] * 5, quantized=False, keep=dict), [{"x": np.array(3, F32)}], generated=True
+    )
+    assert found.passed and found.samples == 1

@@ -1,0 +1,104 @@
+"""The benchmark's form, on a tiny network; its figures are for a quiet machine to measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bench_lower import Figure, kernel_shares, limits, rounded
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the script prints and writes, run as a developer runs it."""
+    path = tmp_path_factory.mktemp("bench") / "figures.json"
+    command = [sys.executable, str(ROOT / "tools" / "bench_lower.py"), "--quick", "--json", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # where getac is not installed
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(path.read_text())
+    return json.loads(path.read_text())
+
+
+def test_every_figure_stands_beside_its_target(content: Any) -> None:
+    dense, pruned, lowering = content["sparsity_0"], content["sparsity_0.5"], content["lower"]
+    assert dense["speedup"]["at_least"] == 2.8
+    assert pruned["speedup"]["at_least"] == 6.0
+    for part in (dense, pruned):
+        assert part["file_to_int8_weights"]["at_most"] == 1.1
+        assert part["latency_ms"].keys() == {"float", "lowered"}
+    bound = 20 * lowering["float_pass_seconds"] + 5
+    assert lowering["seconds"]["at_most"] == pytest.approx(bound, rel=1e-3)
+
+
+def test_all_layers_run_on_integers_at_any_size(content: Any) -> None:
+    for part in (content["sparsity_0"], content["sparsity_0.5"]):
+        assert part["integer_convolutions"] == {"value": 20, "at_least": 20, "passed": True}
+        assert part["integer_gemms"] == {"value": 1, "at_least": 1, "passed": True}
+
+
+def test_sparsity_is_what_was_asked_for(content: Any) -> None:
+    assert content["sparsity_0"]["removed_share"] == 0
+    assert content["sparsity_0"]["macs_ratio"] == 1
+    assert content["sparsity_0.5"]["removed_share"] == pytest.approx(0.5, abs=0.02)
+    assert content["sparsity_0.5"]["macs_ratio"] > 2
+    assert content["sparsity_0.5"]["file_bytes"] < content["sparsity_0"]["file_bytes"]
+
+
+def test_time_is_told_by_kernel_and_by_step(content: Any) -> None:
+    for part in (content["sparsity_0"], content["sparsity_0.5"]):
+        kernels = part["time_per_kernel"]
+        assert "Conv" in kernels["float"] and "QLinearConv" not in kernels["float"]
+        assert "QLinearConv" in kernels["lowered"] and "Conv" not in kernels["lowered"]
+        assert sum(one["share"] for one in kernels["lowered"].values()) == pytest.approx(1, abs=1e-3)
+        assert "of the lowered time" in part["limits"]
+    steps = content["lower"]["step_seconds"]
+    assert {"calibrate", "verify", "write"} <= steps.keys()
+    assert sum(steps.values()) == pytest.approx(content["lower"]["seconds"]["value"], rel=1e-2)
+
+
+def test_says_what_it_ran_on(content: Any) -> None:
+    assert "avx512_vnni" in content["machine"]["flags"]
+    assert {"getac", "onnx", "onnxruntime", "numpy"} <= content["versions"].keys()
+    assert isinstance(content["passed"], bool)
+
+
+def test_figures_are_held_to_their_bounds() -> None:
+    assert Figure(2.8, at_least=2.8).passed and not Figure(2.79, at_least=2.8).passed
+    assert Figure(1.1, at_most=1.1).passed and not Figure(1.11, at_most=1.1).passed
+    assert Figure(2.0, at_most=1.0).as_json() == {"value": 2.0, "at_most": 1.0, "passed": False}
+
+
+def test_kernel_times_are_medians_per_node_summed_by_operator() -> None:
+    def event(name: str, operator: str, microseconds: int) -> dict[str, Any]:
+        return {"cat": "Node", "name": name, "dur": microseconds, "args": {"op_name": operator}}
+
+    events = [event("a_kernel_time", "Conv", duration) for duration in (9000, 1000, 1000)]
+    events += [event("b_kernel_time", "Conv", 2000), event("c_kernel_time", "Add", 1000)]
+    events += [event("a_fence_before", "Conv", 5000), {"cat": "Session", "name": "run", "dur": 1}]
+    assert kernel_shares(events) == {"Conv": {"ms": 3, "share": 0.75}, "Add": {"ms": 1, "share": 0.25}}
+
+
+def test_limits_name_what_is_not_convolution() -> None:
+    before = {"Conv": {"ms": 9.0, "share": 0.9}, "Add": {"ms": 1.0, "share": 0.1}}
+    after = {"QLinearConv": {"ms": 3.0, "share": 0.75}, "QLinearAdd": {"ms": 1.0, "share": 0.25}}
+    assert (
+        limits(before, after)
+        == "convolutions 3.00x faster, 75% of the lowered time; the rest: QLinearAdd 25%"
+    )
+
+
+def test_numbers_are_rounded_to_four_digits() -> None:
+    assert rounded({"a": {"b": 3.14159265}, "c": 11678912, "d": "x"}) == {
+        "a": {"b": 3.142},
+        "c": 11678912,
+        "d": "x",
+    }
