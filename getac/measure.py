@@ -106,7 +106,9 @@ def layer_reports(
                 bops_before=bops(first, FLOAT_BITS, FLOAT_BITS),
                 bops=bops(cost, weight_bits, activation_bits),
                 kernel=str(kernel) if kernel else "unknown",
-                reason="" if kernel and kernel.kind == "integer" else reason_for(cost, reasons.get(name), integer),
+                reason=""
+                if kernel and kernel.kind == "integer"
+                else reason_for(cost, reasons.get(name), integer),
             )
         )
     return rows

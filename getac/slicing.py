@@ -1,4 +1,4 @@
-"""Cuts chosen units out of a graph: the same steps for both graphs, which only differ in how they are edited."""
+"""Cuts chosen units out of a graph: the same steps for both graphs, which differ in how they are edited."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from getac.inspection import Inspection, MemberEntry
 from getac.report import LayerReport, Report
 
-__all__ = ["inspection_tables", "report_tables"]
+__all__ = ["inspection_tables", "report_tables", "totals_table"]
 
 SHOWN_MEMBERS = 3
 SHOWN_FROZEN = 40

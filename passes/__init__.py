@@ -5,6 +5,7 @@ from __future__ import annotations
 from getac.passes.calibrate import Calibrate, Progress
 from getac.passes.choose_units import ChooseUnits
 from getac.passes.fold_batch_norm import FoldBatchNorm
+from getac.passes.fold_constants import FoldConstants
 from getac.passes.fold_quantizers import FoldQuantizers
 from getac.passes.infer_axes import InferAxes
 from getac.passes.infer_shapes import InferShapes
@@ -21,6 +22,7 @@ __all__ = [
     "ChooseUnits",
     "Fact",
     "FoldBatchNorm",
+    "FoldConstants",
     "FoldQuantizers",
     "InferAxes",
     "InferShapes",
@@ -48,6 +50,8 @@ def analysis_passes() -> tuple[Pass, ...]:
     return (
         FoldQuantizers(),  # first: nothing may be folded into a weight that has a quantizer
         RemoveDead(),  # an unused branch would freeze what it touches
+        InferShapes(),
+        FoldConstants(),  # layers whose weights an exporter transposes, or whose bias it makes up
         InferShapes(),
         MatMulToGemm(),
         FoldBatchNorm(),  # before the axes: a dead channel shows in the folded weight

@@ -13,6 +13,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from getac.layers import read_weights, set_normal_form
+from getac.onnx_graph.edit import is_stored
 from getac.onnx_graph.qdq import dequantized_weight, scaled_weight
 from getac.pipeline import Fact, Refusal, State
 from getac.placement import is_layer
@@ -45,6 +46,8 @@ def why_not(node: ir.Node, state: State) -> str | None:
     assert weight is not None
     if weight.dtype is not ir.DataType.FLOAT:
         return f"its weights are {weight.dtype.name if weight.dtype else 'of unknown type'}, not float32"
+    if len(node.inputs) > 2 and node.inputs[2] is not None and not is_stored(node.inputs[2]):
+        return "its bias is computed when the graph runs"
     record = state.quantizers.get(weight)
     if record is not None and record.bits > 8:
         return f"its weights have {record.bits} bits"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from getac.axes.axis import Axis
 
-__all__ = ["Contents", "Derived", "Entry", "Literal", "Site", "SizeOf", "Unknown"]
+__all__ = ["Contents", "Derived", "Entry", "Fixed", "Literal", "Site", "SizeOf", "Unknown"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,18 @@ class SizeOf:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """A number computed from numbers that stay, such as the -1 that a size is compared with."""
+
+    value: int
+
+
+@dataclass(frozen=True)
 class Unknown:
     """Something computed in a way that nobody followed; the sizes that went into it are frozen."""
 
 
-Entry = Literal | SizeOf | Unknown
+Entry = Literal | SizeOf | Fixed | Unknown
 Contents = tuple[Entry, ...]
 
 

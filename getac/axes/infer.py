@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from getac.axes.axis import Axis, Freeze, atom, freeze, same_size
-from getac.axes.contents import Contents, Derived, Entry, Literal, Site, SizeOf, Unknown
+from getac.axes.contents import Contents, Derived, Entry, Fixed, Literal, Site, SizeOf, Unknown
 from getac.axes.unify import unify
 from getac.rules.base import Axes
 from getac.view import GraphView, NodeView
@@ -181,7 +181,7 @@ class Context:
             elif isinstance(entry, SizeOf):
                 if not same_size(entry.axis, axis):
                     self.same(entry.axis, axis)
-            else:
+            elif not isinstance(entry, Fixed) or entry.value == axis.size:
                 self.freeze(axis, "its size is computed in a way that is not followed")
 
     def keep_number(self, argument: str, value: float, axis: Axis) -> None:

@@ -88,8 +88,6 @@ def batch_shapes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
 def drop_checks(graph: fx.Graph) -> None:
     """Assertions and guards hold for the example; the analysis works without them."""
     for node in reversed(list(graph.nodes)):
-        name = getattr(node.target, "__name__", "")
-        if node.op == "call_function" and not node.users and name.startswith(("_assert", "_guards")):
-            graph.erase_node(node)
-        elif node.op == "call_module" and node.target == "_guards_fn":
+        name = getattr(node.target, "__name__", str(node.target))
+        if node.op.startswith("call") and not node.users and name.startswith(("_assert", "_guards")):
             graph.erase_node(node)

@@ -189,7 +189,7 @@ class FxView:
         return self._stored[parameter]
 
     def is_float(self, value: Hashable) -> bool:
-        return value in self._stored and self._stored[value].is_floating_point()  # type: ignore[index]
+        return value in self._stored and self._stored[value].is_floating_point()
 
     def small_constant(self, value: Hashable) -> Array | None:
         """The numbers of a small buffer; a parameter may change in training and is no constant."""

@@ -22,7 +22,7 @@ from getac.rules.normalization import BatchNorm, GroupNorm, LayerNorm, Normalize
 from getac.rules.parts import Concat, Cut, Gather, Slice, Split
 from getac.rules.pooling import Pad, Spatial
 from getac.rules.reduction import Reduction
-from getac.rules.sizes import SizeArithmetic, SizeProduct
+from getac.rules.sizes import SizeArithmetic, SizeComparison, SizeProduct, SizeSelect
 from getac.rules.source import Filled, ShapeOf
 
 __all__ = ["OPERATORS", "NodeReader", "NotConstant", "rule_of"]
@@ -43,13 +43,14 @@ def product_like(n: NodeReader) -> Rule:
     return Elementwise(absorbing=True)
 
 
-def arithmetic(operation: str, otherwise: Maker) -> Maker:
-    """Arithmetic on what may be sizes: integers, alone or in a list."""
+def holds_sizes(n: NodeReader) -> bool:
+    """Whether both inputs may be sizes: integers, alone or in a list."""
+    return all(n.is_integer(index) and n.rank(index) <= 1 for index in (0, 1))
 
+
+def arithmetic(operation: str, otherwise: Maker) -> Maker:
     def make(n: NodeReader) -> Rule:
-        if all(n.is_integer(index) and n.rank(index) <= 1 for index in (0, 1)):
-            return SizeArithmetic(operation=operation)
-        return otherwise(n)
+        return SizeArithmetic(operation=operation) if holds_sizes(n) else otherwise(n)
 
     return make
 
@@ -64,7 +65,16 @@ def cast(n: NodeReader) -> Rule:
 
 
 def select(n: NodeReader) -> Rule:
+    if n.is_integer(1) and max(n.rank(index) for index in range(3)) <= 1:
+        try:
+            return SizeSelect(tuple(map(bool, n.numbers(0) or ())))
+        except NotConstant:
+            return Select()
     return Select()
+
+
+def comparison(n: NodeReader) -> Rule:
+    return SizeComparison() if holds_sizes(n) else Elementwise()
 
 
 def is_padded(n: NodeReader) -> bool:
@@ -250,8 +260,8 @@ def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:
 OPERATORS: dict[str, Maker] = table(
     {
         elementwise: """Abs Acos Acosh Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
-            BitwiseXor Ceil Celu Clip Cos Cosh Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
-            HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Neg Not
+            BitwiseXor Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu 
+            HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Max Mean Min Mish Mod Neg Not
             Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
             Sum Tan Tanh ThresholdedRelu Xor""",
         product_like: "And",
@@ -263,6 +273,7 @@ OPERATORS: dict[str, Maker] = table(
         identity: "Identity",
         cast: "Cast",
         select: "Where",
+        comparison: "Equal Greater GreaterOrEqual Less LessOrEqual",
         convolution: "Conv",
         transposed_convolution: "ConvTranspose",
         matmul: "MatMul",

@@ -7,24 +7,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from getac.axes.axis import Axis, factors, product, resolve, total
-from getac.axes.contents import Contents, Entry, Literal, SizeOf, Unknown
+from getac.axes.contents import Contents, Entry, Fixed, Literal, SizeOf, Unknown
 from getac.rules.base import Axes, AxisContext, Rule
-from getac.rules.elementwise import Elementwise
+from getac.rules.elementwise import Elementwise, Select
 
-__all__ = ["SizeArithmetic", "SizeProduct", "TotalSize"]
+__all__ = ["SizeArithmetic", "SizeComparison", "SizeProduct", "SizeSelect", "TotalSize"]
 
 REASON = "its size is used as a number"
 
 
-def factor(c: AxisContext, entry: Entry) -> Axis | None:
-    """The axis that an entry is the size of; of a positive literal, a fresh one. None where nobody knows."""
+def factor(c: AxisContext, entry: Entry) -> Axis:
+    """The axis that a positive entry is the size of: of a literal, a fresh one."""
     if isinstance(entry, SizeOf):
         return entry.axis
-    if isinstance(entry, Literal) and entry.value > 0:
-        axis = c.atom(entry.value, "factor")
-        c.size_sites((entry,), (axis,))
-        return axis
-    return None
+    assert isinstance(entry, Literal)
+    axis = c.atom(entry.value, "factor")
+    c.size_sites((entry,), (axis,))
+    return axis
+
+
+def is_positive(entry: Entry) -> bool:
+    """Whether an entry is a size, or may be one."""
+    return isinstance(entry, SizeOf) or (isinstance(entry, Literal) and entry.value > 0)
+
+
+def value_of(entry: Entry) -> int | None:
+    """The number that an entry is and stays, once it is pinned."""
+    return entry.value if isinstance(entry, Literal | Fixed) else None
 
 
 def pinned(c: AxisContext, *entries: Entry) -> Entry:
@@ -35,17 +44,19 @@ def pinned(c: AxisContext, *entries: Entry) -> Entry:
 
 
 def multiplied(c: AxisContext, left: Entry, right: Entry) -> Entry:
-    if Unknown() in (left, right) or any(isinstance(e, Literal) and e.value <= 0 for e in (left, right)):
+    a, b = value_of(left), value_of(right)
+    if a is not None and b is not None and min(a, b) <= 0:
+        pinned(c, left, right)
+        return Fixed(a * b)
+    if not (is_positive(left) and is_positive(right)):
         return pinned(c, left, right)
-    axes = factor(c, left), factor(c, right)
-    return SizeOf(product(*(axis for axis in axes if axis is not None)))
+    return SizeOf(product(factor(c, left), factor(c, right)))
 
 
 def added(c: AxisContext, left: Entry, right: Entry) -> Entry:
-    if Unknown() in (left, right) or any(isinstance(e, Literal) and e.value <= 0 for e in (left, right)):
+    if not (is_positive(left) and is_positive(right)):
         return pinned(c, left, right)
-    axes = factor(c, left), factor(c, right)
-    return SizeOf(total(*(axis for axis in axes if axis is not None)))
+    return SizeOf(total(factor(c, left), factor(c, right)))
 
 
 def divided(c: AxisContext, left: Entry, right: Entry) -> Entry:
@@ -55,10 +66,9 @@ def divided(c: AxisContext, left: Entry, right: Entry) -> Entry:
     if isinstance(right, SizeOf):
         rest = without(left.axis, right.axis)
         return SizeOf(rest) if rest is not None else pinned(c, left, right)
-    if not isinstance(right, Literal) or right.value <= 0 or left.axis.size % right.value:
+    if not isinstance(right, Literal) or not is_positive(right) or left.axis.size % right.value:
         return pinned(c, left, right)
-    divisor = c.atom(right.value, "divisor")
-    c.size_sites((right,), (divisor,))
+    divisor = factor(c, right)
     rest = c.atom(left.axis.size // right.value, "quotient")
     inner = is_innermost(left.axis, right.value)
     c.same(left.axis, product(rest, divisor) if inner else product(divisor, rest))
@@ -115,8 +125,7 @@ class SizeArithmetic(Elementwise):
 
 def stretched(contents: Contents | None, count: int) -> Contents:
     """One entry for each of the result's."""
-    if not contents:
-        return (Unknown(),) * count
+    contents = contents or (Unknown(),)
     return contents * count if len(contents) == 1 else contents
 
 
@@ -142,3 +151,37 @@ class TotalSize(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         c.set_contents((SizeOf(product(*c.input(0))),))
         return [tuple(c.atom(size) for size in c.sizes())]
+
+
+@dataclass(frozen=True)
+class SizeComparison(Elementwise):
+    """Compares lists of integers. No size equals, or is below, a number that is no size: -1, say.
+
+    That answer stays; what any other comparison reads is pinned. ONNX Equal, Greater, Less on integers.
+    """
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        left, right, count = c.contents(0), c.contents(1), math.prod(c.sizes())
+        for x, y in zip(stretched(left, count), stretched(right, count), strict=True):
+            values = [value_of(entry) for entry in (x, y) if not is_positive(entry)]
+            if not (len(values) == 1 and values[0] is not None and values[0] <= 0):
+                pinned(c, x, y)
+        return super().axes(c)
+
+
+@dataclass(frozen=True)
+class SizeSelect(Select):
+    """Takes entries of one list of integers or another, by a condition that stays. ONNX Where.
+
+    Args:
+        condition: One truth value per entry of the result.
+    """
+
+    condition: tuple[bool, ...] = ()
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        count = math.prod(c.sizes())
+        x, y = stretched(c.contents(1), count), stretched(c.contents(2), count)
+        condition = self.condition * (count // len(self.condition))
+        c.set_contents(tuple(a if take else b for take, a, b in zip(condition, x, y, strict=True)))
+        return super().axes(c)

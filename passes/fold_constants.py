@@ -1,0 +1,140 @@
+"""fold-constants: floats that are computed from stored tensors alone become stored tensors.
+
+    before   y = MatMul(x, Transpose(W))        y = Conv(x, W, Expand(CastLike(0, x), Shape(W)))
+    after    y = MatMul(x, W')                  y = Conv(x, W, 0)
+
+Exporters write such branches (torch's, for a bias that is not there). It runs after the quantizers were
+folded: a branch with a quantizer in it must be recognised, not computed. Integers are left alone: they are
+sizes, and the analysis follows where they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from getac.onnx_graph.edit import add_initializer, array_of, is_stored
+from getac.onnx_graph.shapes import Shapes
+from getac.pipeline import Fact, Refusal, State
+from getac.quantizer import Quantizer
+
+__all__ = ["FoldConstants"]
+
+Array = npt.NDArray[Any]
+
+FOLDED = {"Add", "Cast", "Concat", "ConstantOfShape", "Div", "Exp", "Expand", "Flatten", "Gather", "Identity"}
+FOLDED |= {"Mul", "Neg", "Pow", "Reciprocal", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub"}
+FOLDED |= {"Transpose", "Unsqueeze"}
+MOST_ENTRIES = 1 << 22
+"""Larger results are left to run time, except for a transposition, which is no larger than what it reads."""
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Computes float branches that feed layers, element-wise operators and the like."""
+
+    name: ClassVar[str] = "fold-constants"
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
+    gives: ClassVar[frozenset[Fact]] = frozenset()
+    keeps: ClassVar[frozenset[Fact]] = frozenset(
+        {Fact.QUANTIZERS_FOLDED, Fact.BATCH_NORMS_FOLDED, Fact.SLICED}
+    )
+
+    def run(self, state: State) -> None:
+        assert state.shapes is not None
+        known = Known(state.shapes)
+        for node in list(state.model.graph):
+            if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+                continue
+            if node.op_type == "CastLike":
+                to_cast(node, state.shapes)
+            reason = known.visit(node, state)
+            if reason:
+                state.refuse(self.name, Refusal(node.name or node.op_type, reason))
+
+
+def to_cast(node: ir.Node, shapes: Shapes) -> None:
+    """CastLike(x, y) only needs the type of y."""
+    like = node.inputs[1]
+    dtype = shapes.dtypes.get(like) if like is not None else None
+    if dtype is not None:
+        node.op_type = "Cast"
+        node.resize_inputs(1)
+        node.attributes.clear()
+        node.attributes["to"] = ir.AttrInt64("to", int(dtype))
+
+
+@dataclass
+class Known:
+    """What is known so far: computed integers and intermediate floats."""
+
+    shapes: Shapes
+    arrays: dict[ir.Value, Array] = field(default_factory=dict)
+
+    def visit(self, node: ir.Node, state: State) -> str | None:
+        """Computes a node of which all is known; the reason if it should be and cannot."""
+        if node.op_type not in FOLDED or not all(self.is_known(node, value) for value in node.inputs):
+            return None
+        sizes = self.shapes.sizes(node.outputs[0])
+        weight = node.inputs[0] if node.inputs else None
+        if sizes is None or (math.prod(sizes) > MOST_ENTRIES and node.op_type != "Transpose"):
+            return None
+        if weight in state.quantizers and node.op_type != "Transpose":
+            return "a quantized tensor is rearranged when the graph runs"
+        if node.op_type == "Transpose" and weight is not None and len(weight.uses()) > 1:
+            return "the tensor that is transposed has other readers, and would be stored twice"
+        result = self.compute(node)
+        self.arrays[node.outputs[0]] = result
+        if result.dtype.kind == "f":
+            stored = replace(node, result)
+            if weight is not None and weight in state.quantizers:
+                state.quantizers[stored] = transposed(state.quantizers[weight], node)
+        return None
+
+    def is_known(self, node: ir.Node, value: ir.Value | None) -> bool:
+        if node.op_type == "Shape" and value is not None:
+            dims = self.shapes.dims.get(value)
+            return dims is not None and all(dim.is_static for dim in dims)
+        return value is None or value in self.arrays or is_stored(value)
+
+    def compute(self, node: ir.Node) -> Array:
+        """ONNX's reference implementation; of a Shape, the sizes."""
+        if node.op_type == "Transpose":
+            permutation = node.attributes.get("perm")
+            return np.transpose(array_of(node.inputs[0]), permutation.as_ints() if permutation else None)
+        feeds = {f"x{i}": self.array(node, v) for i, v in enumerate(node.inputs) if v is not None}
+        names = ["" if value is None else f"x{i}" for i, value in enumerate(node.inputs)]
+        proto = onnx.helper.make_node(node.op_type, names, ["y"])
+        proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
+        return np.asarray(ReferenceEvaluator(proto).run(None, feeds)[0])  # type: ignore[index]
+
+    def array(self, node: ir.Node, value: ir.Value) -> Array:
+        if node.op_type == "Shape":
+            return np.zeros(self.shapes.sizes(value) or (), dtype=np.bool_)  # only its shape is read
+        return self.arrays[value] if value in self.arrays else array_of(value)
+
+
+def transposed(record: Quantizer, node: ir.Node) -> Quantizer:
+    if record.axis is None:
+        return record
+    permutation = node.attributes.get("perm")
+    rank = 2 if permutation is None else len(permutation.as_ints())
+    order = list(permutation.as_ints()) if permutation else list(reversed(range(rank)))
+    return Quantizer(record.step, record.low, record.high, order.index(record.axis))
+
+
+def replace(node: ir.Node, result: Array) -> ir.Value:
+    """Stores a node's result under its name; the node itself is dead then."""
+    graph, output = node.graph, node.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    stored = add_initializer(graph, f"{output.name}.folded", result)
+    for user, index in list(output.uses()):
+        user.replace_input_with(index, stored)
+    return stored
