@@ -11,16 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from getac.analyzing import analyze as analyze
+    from getac.axes.analysis import Analysis as Analysis
     from getac.errors import GetacError as GetacError
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
     from getac.report import Report as Report
 
-__all__ = ["GetacError", "Report", "inspect", "lower"]
+__all__ = ["Analysis", "GetacError", "Report", "analyze", "inspect", "lower"]
 
 _HOMES = {
+    "Analysis": "getac.axes.analysis",
     "GetacError": "getac.errors",
     "Report": "getac.report",
+    "analyze": "getac.analyzing",
     "inspect": "getac.inspection",
     "lower": "getac.lowering",
 }

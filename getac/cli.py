@@ -28,6 +28,18 @@ app = typer.Typer(
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX file to read.")]
 
 
+KeepGlobs = Annotated[
+    list[str] | None, typer.Option("--keep", help="Glob on parameter names that stay whole; repeatable.")
+]
+PruneGlobs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prune",
+        help="Glob on parameter names to open although statistics are taken over them; repeatable.",
+    ),
+]
+
+
 @app.command()
 def lower(
     model: ModelPath,
@@ -50,6 +62,7 @@ def lower(
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Write every decision as JSON.")] = None,
     bench: Annotated[bool, typer.Option(help="Measure latency before and after.")] = True,
+    keep: KeepGlobs = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write the result even if it does not verify.")
     ] = False,
@@ -72,6 +85,7 @@ def lower(
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             bench=bench,
+            keep=tuple(keep or ()),
             force=force,
             **callbacks,
         )
@@ -82,11 +96,20 @@ def lower(
 def inspect(
     model: ModelPath,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    dot: Annotated[Path | None, typer.Option(help="Write the folded network for Graphviz.")] = None,
+    keep: KeepGlobs = None,
+    prune: PruneGlobs = None,
 ) -> None:
     """Show the pruning classes, the frozen axes with their reasons, and the quantizers of a model."""
     from getac.inspection import inspect as run
 
-    found = run(model)
+    found = run(model, keep=keep or (), prune=prune or ())
+    if dot is not None:
+        from getac.network import to_dot
+        from getac.onnx_graph.write import atomic_write_text, check_output
+
+        check_output(dot, [model])
+        atomic_write_text(dot, to_dot(found.network))
     if json:
         print(found.as_json())
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from getac.axes.analysis import Analysis
+from getac.axes.wishes import Wishes
 from getac.calibration import CalibrationData
 from getac.choice import Choice
 from getac.masking import masked_copy
@@ -55,7 +56,7 @@ def compress(
         source: Where the model came from, for the plan.
     """
     state = State(original.clone(), calibration=data, bindings=data.settle() if data else {})
-    how.run(state, *analysis_passes())
+    how.run(state, *analysis_passes(Wishes(keep=how.keep)))
     assert state.analysis is not None and state.shapes is not None
     sizes = {**state.shapes.symbols, **state.bindings}
     integer = runs_on_integers(state)

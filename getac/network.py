@@ -10,6 +10,7 @@ Channels are never nodes, so the graph does not grow with width.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import networkx as nx
 
@@ -19,7 +20,7 @@ from getac.quantizer import Quantizer
 __all__ = ["network_of", "to_dot"]
 
 
-def network_of(analysis: Analysis, quantizers: Mapping[Hashable, Quantizer] | None = None) -> nx.DiGraph:
+def network_of(analysis: Analysis, quantizers: Mapping[Any, Quantizer] | None = None) -> nx.DiGraph:
     """The network as a directed graph; nodes have a `kind` ("operator", "class", "quantizer") and a label."""
     view = analysis.view
     graph = nx.DiGraph()
@@ -47,7 +48,7 @@ def add_classes(graph: nx.DiGraph, analysis: Analysis) -> None:
             if value in analysis.parameters:
                 readers.setdefault(value, []).append(node.name)
     for one in analysis.classes:
-        graph.add_node(one.name, kind="class", label=f"{one.size} units", units=one.size)
+        graph.add_node(one.name, kind="class", label=f"{one.size} {one.role}", units=one.size)
         for member in one.members:
             for reader in readers.get(member.parameter, []):
                 graph.add_edge(one.name, reader, kind="member", label=f"{member.name}[{member.dimension}]")

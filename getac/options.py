@@ -22,6 +22,7 @@ class Options:
         weight_bits: 2 to 8, where the model has no quantizers of its own.
         activation_bits: 2 to 8, likewise.
         bench: Whether to measure latency.
+        keep: Globs on parameter names: no unit of these is removed.
         force: Whether to write a result that does not verify.
         seed: For generated inputs.
         on_step: Called with the name of every step before it starts.
@@ -34,6 +35,7 @@ class Options:
     weight_bits: int = 8
     activation_bits: int = 8
     bench: bool = True
+    keep: tuple[str, ...] = ()
     force: bool = False
     seed: int = 0
     on_step: Callable[[str], None] | None = None

@@ -91,11 +91,12 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     share = inspection.prunable / inspection.parameters if inspection.parameters else 0.0
     head = Text(
         f"{inspection.source}: {count(inspection.parameters)} parameters, {share:.0%} of them in tensors"
-        f" with an open class; {len(inspection.classes)} classes"
+        f" with an open class; {count(inspection.macs)} MACs per sample; {len(inspection.classes)} classes"
     )
-    classes = plain_table("class", "units", "members")
+    classes = plain_table("class", "units", "parameters/unit", "MACs/unit", "members")
     for one in inspection.classes:
-        add_row(classes, one.name, str(one.units), member_list(one.members))
+        parameters, macs = count(one.parameters_per_unit), count(one.macs_per_unit)
+        add_row(classes, one.name, f"{one.units} {one.role}", parameters, macs, member_list(one.members))
     frozen = plain_table("frozen", "why", "node", "members")
     for entry in inspection.frozen[:SHOWN_FROZEN]:
         add_row(frozen, str(entry.units), entry.reason, entry.node, member_list(entry.members))

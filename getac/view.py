@@ -87,6 +87,10 @@ class GraphView(Protocol):
         """The value's shape, symbolic dimensions at their probe; None where it is unknown."""
         ...
 
+    def sizes_per_sample(self, value: Hashable) -> tuple[int, ...] | None:
+        """The value's shape for a batch of one sample, other symbolic dimensions at a size that works."""
+        ...
+
     def is_float(self, value: Hashable) -> bool: ...
 
     def small_constant(self, value: Hashable) -> Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from getac.axes.wishes import NO_WISHES, Wishes
 from getac.passes.calibrate import Calibrate, Progress
 from getac.passes.choose_units import ChooseUnits
 from getac.passes.fold_batch_norm import FoldBatchNorm
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 
-def analysis_passes() -> tuple[Pass, ...]:
+def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
     """From a model as it was read to its pruning classes."""
     return (
         FoldQuantizers(),  # first: nothing may be folded into a weight that has a quantizer
@@ -57,7 +58,7 @@ def analysis_passes() -> tuple[Pass, ...]:
         FoldBatchNorm(),  # before the axes: a dead channel shows in the folded weight
         RemoveDead(),
         InferShapes(),
-        InferAxes(),
+        InferAxes(tuple(wishes.keep), tuple(wishes.prune)),
     )
 
 

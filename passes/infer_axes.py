@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from getac.axes.analysis import analyze_view
+from getac.axes.wishes import Wishes
 from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Fact, Refusal, State
 
@@ -14,7 +15,15 @@ __all__ = ["InferAxes"]
 
 @dataclass(frozen=True)
 class InferAxes:
-    """Fills `State.analysis`; operators without a rule are refusals."""
+    """Fills `State.analysis`; operators without a rule are refusals.
+
+    Args:
+        keep: Globs on parameter names: these stay whole.
+        prune: Globs on parameter names: these are opened where they are frozen for safety.
+    """
+
+    keep: tuple[str, ...] = ()
+    prune: tuple[str, ...] = ()
 
     name: ClassVar[str] = "infer-axes"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
@@ -23,7 +32,7 @@ class InferAxes:
 
     def run(self, state: State) -> None:
         assert state.shapes is not None
-        state.analysis = analyze_view(OnnxView(state.model, state.shapes))
+        state.analysis = analyze_view(OnnxView(state.model, state.shapes), Wishes(self.keep, self.prune))
         for node in state.analysis.opaque:
             state.refuse(
                 self.name,

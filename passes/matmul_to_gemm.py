@@ -60,17 +60,13 @@ def other_operand(add: ir.Node, product: ir.Value) -> ir.Value | None:
 
 
 def merge(node: ir.Node, add: ir.Node) -> None:
-    graph, output = node.graph, add.outputs[0]
-    assert isinstance(graph, ir.Graph)
+    """The addition becomes the Gemm, so that its output stays, with all that is known of it."""
+    assert isinstance(node.graph, ir.Graph)
     inputs = [node.inputs[0], node.inputs[1], other_operand(add, node.outputs[0])]
-    gemm = ir.node("Gemm", inputs, name=node.name)
-    result = gemm.outputs[0]
-    result.type, result.shape = output.type, output.shape
-    graph.insert_before(add, gemm)
-    for user, index in list(output.uses()):
-        user.replace_input_with(index, result)
-    if output.is_graph_output():
-        graph.outputs[list(graph.outputs).index(output)] = result
-    name = output.name
-    graph.remove([add, node], safe=True)
-    result.name = name
+    add.op_type = "Gemm"
+    add.resize_inputs(3)
+    for index, value in enumerate(inputs):
+        add.replace_input_with(index, value)
+    name = node.name
+    node.graph.remove(node, safe=True)
+    add.name = name

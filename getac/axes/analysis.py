@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +13,14 @@ import numpy.typing as npt
 from getac.axes.axis import Axis, Freeze, Mask, kept, leaves, units
 from getac.axes.contents import Site
 from getac.axes.infer import Inference, OpaqueNode, infer
+from getac.axes.roles import UNITS, name_atoms
 from getac.axes.slabs import check_masking
+from getac.axes.wishes import NO_WISHES, Wishes
 from getac.rules.base import Axes
 from getac.view import GraphView
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["Analysis", "FrozenAxis", "Member", "PruningClass", "analyze_view"]
 
@@ -45,11 +52,13 @@ class PruningClass:
 
     Args:
         name: `c0`, `c1`, ... in the order of the graph.
+        role: What its units are called: channels, columns, heads, ...
         atom: The axis type that stands for it.
         members: Where its units live.
     """
 
     name: str
+    role: str
     atom: Axis
     members: tuple[Member, ...]
 
@@ -95,6 +104,18 @@ class Analysis:
         return self.inference.sites
 
     @property
+    def opened(self) -> list[PruningClass]:
+        """Classes that were opened on request, for which masked and sliced differ."""
+        return [one for one in self.classes if one.atom in self.inference.opened]
+
+    @cached_property
+    def graph(self) -> nx.DiGraph:
+        """The folded network as people query and draw it; see `getac.network`."""
+        from getac.network import network_of  # networkx only where it is wanted
+
+        return network_of(self)
+
+    @property
     def opaque(self) -> list[OpaqueNode]:
         return self.inference.opaque
 
@@ -104,13 +125,13 @@ class Analysis:
         return None if axes is None else [kept(axis, masks) for axis in axes]
 
 
-def analyze_view(view: GraphView) -> Analysis:
+def analyze_view(view: GraphView, wishes: Wishes = NO_WISHES) -> Analysis:
     """Infers the axes of a graph and collects them into classes.
 
-    A class needs a float parameter among its members: an axis that only activations have (a broadcast
-    dimension, say) holds nothing that could be removed.
+    Both classes and frozen axes need a float parameter among their members: an axis that only activations
+    or lists of integers have holds nothing that could be removed.
     """
-    inference = infer(view)
+    inference = infer(view, wishes)
     check_masking(view, inference)
     members: dict[Axis, list[Member]] = {}
     for value in view.parameters:
@@ -119,11 +140,15 @@ def analyze_view(view: GraphView) -> Analysis:
             for leaf in dict.fromkeys(leaves(axis)):
                 if leaf.size > 1:
                     members.setdefault(leaf, []).append(member)
+    roles = name_atoms(inference.roles)
     classes: list[PruningClass] = []
     frozen: list[FrozenAxis] = []
     for leaf, where in members.items():
+        if not any(view.is_float(member.parameter) for member in where):
+            continue
         if leaf.frozen is not None:
             frozen.append(FrozenAxis(leaf.size, leaf.frozen, tuple(where)))
-        elif any(view.is_float(member.parameter) for member in where):
-            classes.append(PruningClass(f"c{len(classes)}", leaf, tuple(where)))
+        else:
+            role = roles.get(leaf, UNITS)
+            classes.append(PruningClass(f"c{len(classes)}", role, leaf, tuple(where)))
     return Analysis(view, inference, tuple(classes), tuple(frozen), frozenset(view.parameters))

@@ -125,6 +125,9 @@ def freeze(axis: Axis, why: Freeze) -> None:
 
 def leaves(axis: Axis) -> list[Axis]:
     """The atoms that the axis is made of, in order, one entry per occurrence."""
+    axis = resolve(axis)
+    if axis.kind is Kind.ATOM:  # as most axes are
+        return [axis]
     found: list[Axis] = []
     pending = [axis]
     while pending:
@@ -159,11 +162,6 @@ def factors(axes: Iterable[Axis]) -> list[Axis]:
         elif axis.size != 1:
             flat.append(axis)
     return flat
-
-
-def same_size(x: Axis, y: Axis) -> bool:
-    """Whether both are products of the same factors, in any order: then their sizes stay equal."""
-    return sorted(map(id, factors([x]))) == sorted(map(id, factors([y])))
 
 
 def terms(axis: Axis) -> list[list[Axis]]:

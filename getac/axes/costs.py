@@ -30,7 +30,7 @@ class ClassCost:
 
     Args:
         parameters: Stored float entries.
-        macs: Multiply-accumulates, for the sizes that the count was made with.
+        macs: Multiply-accumulates, per sample unless asked otherwise.
     """
 
     parameters: int
@@ -53,9 +53,9 @@ def layer_macs(
     """Layer -> multiply-accumulates that are left when the masked-out units are gone.
 
     Args:
-        sizes: Concrete sizes of values (one sample, say); None: those that the analysis was made with.
+        sizes: Concrete sizes of values; None: those of one sample.
     """
-    sizes = sizes or analysis.view.sizes
+    sizes = sizes or analysis.view.sizes_per_sample
     return {node.name: node_macs(analysis, node, masks or {}, sizes) for node in multiplying_nodes(analysis)}
 
 
@@ -92,7 +92,7 @@ def remaining(
 
 def class_costs(analysis: Analysis, sizes: SizesOf | None = None) -> dict[str, ClassCost]:
     """Class name -> what one of its units costs. Only what touches a class is counted again for it."""
-    sizes = sizes or analysis.view.sizes
+    sizes = sizes or analysis.view.sizes_per_sample
     touching = nodes_by_class(analysis)
     costs = {}
     for one in analysis.classes:

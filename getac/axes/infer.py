@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from getac.axes.axis import Axis, Freeze, atom, freeze, same_size
+from getac.axes.axis import Axis, Freeze, atom, freeze, leaves
 from getac.axes.contents import Contents, Derived, Entry, Fixed, Literal, Site, SizeOf, Unknown
-from getac.axes.unify import unify
+from getac.axes.unify import unify, unify_sizes
+from getac.axes.wishes import NO_WISHES, Wishes
 from getac.rules.base import Axes
 from getac.view import GraphView, NodeView
 
@@ -36,6 +37,9 @@ class Inference:
         pinned: Literals that are used as numbers too, so that they must stay as they are.
         derived: Where a number can be written that else follows from a size.
         parameters: The stored tensors.
+        statistics: Axes that statistics are taken over, which freezes them unless a person opens them.
+        opened: The atoms that were opened so.
+        roles: What operators call an axis, such as "heads".
     """
 
     axes: dict[Hashable, Axes] = field(default_factory=dict)
@@ -44,12 +48,18 @@ class Inference:
     pinned: dict[Site, Freeze] = field(default_factory=dict)
     derived: dict[Site, Derived] = field(default_factory=dict)
     parameters: frozenset[Hashable] = frozenset()
+    statistics: list[tuple[Axis, Freeze]] = field(default_factory=list)
+    opened: set[Axis] = field(default_factory=set)
+    roles: list[tuple[Axis, str]] = field(default_factory=list)
 
 
-def infer(view: GraphView) -> Inference:
+def infer(view: GraphView, wishes: Wishes = NO_WISHES) -> Inference:
     """Solves the axis equations of a graph.
 
     Graph inputs and outputs are frozen, and so is everything that touches an operator without a rule.
+
+    Args:
+        wishes: Parameters to keep whole, and parameters to open where they are frozen for safety.
     """
     result = Inference(parameters=frozenset(view.parameters))
     contents: dict[Hashable, Contents] = {}
@@ -59,12 +69,32 @@ def infer(view: GraphView) -> Inference:
         add_value(view, result, value, "a graph input")
     for node in view.nodes:
         visit(view, node, result, contents)
+    freeze_statistics(view, result, wishes)
     for value in view.outputs:
         for axis in result.axes.get(value, ()):
             freeze(axis, Freeze("a graph output", view.name_of(value)))
         for entry in contents.get(value, ()):
             pin(entry, result, Freeze("its size is a graph output", view.name_of(value)))
     return result
+
+
+def freeze_statistics(view: GraphView, result: Inference, wishes: Wishes) -> None:
+    """Carries out the wishes: what statistics are taken over is frozen, except where a person opens it."""
+    wanted: set[Axis] = set()
+    for value in view.parameters:
+        name = view.name_of(value)
+        keeps, opens = wishes.keeps(name), wishes.opens(name)
+        for axis in result.axes.get(value, ()):
+            if keeps:
+                freeze(axis, Freeze("kept on request", name))
+            if opens:
+                wanted.update(leaves(axis))
+    for axis, why in result.statistics:
+        for leaf in leaves(axis):
+            if leaf in wanted:
+                result.opened.add(leaf)
+            else:
+                freeze(leaf, why)
 
 
 def pin(entry: Entry, result: Inference, why: Freeze) -> None:
@@ -163,13 +193,22 @@ class Context:
     def freeze(self, axis: Axis, reason: str) -> None:
         freeze(axis, Freeze(reason, self._node.name))
 
+    def freeze_statistics(self, axis: Axis, reason: str) -> None:
+        self._result.statistics.append((axis, Freeze(reason, self._node.name)))
+
+    def role(self, axis: Axis, name: str) -> None:
+        self._result.roles.append((axis, name))
+
+    def is_parameter(self, index: int) -> bool:
+        return index < self.inputs and self._node.inputs[index] in self._result.parameters
+
     def size_site(self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False) -> None:
         self._add_site(Site(self._node.identity, argument, index, from_end), axis)
 
     def _add_site(self, site: Site, axis: Axis) -> None:
         known = self._result.sites.setdefault(site, axis)
-        if not same_size(known, axis):
-            self.same(known, axis)  # one number cannot become two
+        if known is not axis:
+            unify_sizes(known, axis, self._node.name)  # one number cannot become two
         if site in self._result.pinned:
             freeze(axis, self._result.pinned[site])
 
@@ -179,8 +218,7 @@ class Context:
                 if entry.value == axis.size:
                     self._add_site(entry.site, axis)
             elif isinstance(entry, SizeOf):
-                if not same_size(entry.axis, axis):
-                    self.same(entry.axis, axis)
+                unify_sizes(entry.axis, axis, self._node.name)
             elif not isinstance(entry, Fixed) or entry.value == axis.size:
                 self.freeze(axis, "its size is computed in a way that is not followed")
 

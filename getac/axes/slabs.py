@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from getac.axes.axis import Axis, Freeze, freeze, leaves
 from getac.axes.infer import Inference
@@ -28,13 +29,14 @@ class Contraction:
     Args:
         node: The node that sums.
         axis: The axis that is summed away.
-        removable: For each index, whether the sum does not notice, or the bias can make up for it.
-        constants: For each index, the number that its slice holds (0 where it is not `removable`).
+        removable: For each index, whether the sum does not notice, or the bias can make up for it; shape
+            `(size,)`, or `()` where the answer is the same for all.
+        constants: For each index, the number that its slice holds (0 where it is not `removable`); likewise.
     """
 
     node: NodeView
     axis: Axis
-    removable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    removable: npt.NDArray[np.bool_]
     constants: Floats
 
 
@@ -94,10 +96,10 @@ def check_masking(view: GraphView, inference: Inference) -> None:
     walk = Walk(view, inference, MaskedNumbers(view))
     for contraction in walk.run():
         if not contraction.removable.all():
-            freeze(
-                contraction.axis,
-                Freeze("summed where a removed unit would not be zero", contraction.node.name),
-            )
+            why = Freeze("summed where a removed unit would not be zero", contraction.node.name)
+            for leaf in leaves(contraction.axis):
+                if leaf not in inference.opened:  # there, masked differs from sliced in any case
+                    freeze(leaf, why)
     for axis, node in walk.not_finite:
         freeze(axis, Freeze("a removed unit would not stay finite", node))
 
@@ -118,26 +120,25 @@ class Walk:
         self.known: dict[Hashable, Slabs] = {}
         self.contractions: list[Contraction] = []
         self.not_finite: list[tuple[Axis, str]] = []
-        self.evaluated: dict[tuple[Hashable, ...], float] = {}
+        self.evaluated: dict[tuple[Hashable, ...], tuple[Slab, bool]] = {}
         self._open: dict[Axis, bool] = {}
 
     def run(self) -> list[Contraction]:
-        for node in self.view.nodes:
-            known = all(v is None or v in self.inference.axes for v in [*node.inputs, *node.outputs])
-            if node.rule is None or not known or not self._touches_open(node):
-                continue
-            self._visit(node, node.rule)
+        with np.errstate(all="ignore"):  # what is not finite is dealt with where it matters
+            for node in self.view.nodes:
+                if node.rule is not None and self._touches_open(node):
+                    self._visit(node, node.rule)
         return self.contractions
 
     def _visit(self, node: NodeView, rule: Rule) -> None:
-        with np.errstate(all="ignore"):  # what is not finite is dealt with where it matters
-            outputs = rule.slabs(Context(self, node))
+        outputs = rule.slabs(Context(self, node))
         for value, slabs in zip(node.outputs, outputs, strict=False):
             self.known[value] = slabs
 
     def _touches_open(self, node: NodeView) -> bool:
-        values = [*node.inputs, *node.outputs]
-        return any(self.is_open(axis) for v in values if v is not None for axis in self.inference.axes[v])
+        """Whether units can be removed from what a node reads or writes, all of it being of known shape."""
+        axes = [self.inference.axes.get(v) for v in (*node.inputs, *node.outputs) if v is not None]
+        return None not in axes and any(self.is_open(axis) for known in axes if known for axis in known)
 
     def is_open(self, axis: Axis) -> bool:
         """Whether units can be removed somewhere along the axis."""
@@ -152,20 +153,26 @@ class Context:
     def __init__(self, walk: Walk, node: NodeView) -> None:
         self._walk = walk
         self._node = node
+        self._values = node.inputs
         self.inputs = len(node.inputs)
         self.outputs = len(node.outputs)
 
     def _value(self, index: int) -> Hashable:
-        return self._node.inputs[index]
+        return self._values[index]
 
     def has(self, index: int) -> bool:
-        return index < len(self._node.inputs) and self._node.inputs[index] is not None
+        return index < self.inputs and self._values[index] is not None
 
     def input_sizes(self, index: int) -> tuple[int, ...]:
-        return tuple(axis.size for axis in self._walk.inference.axes[self._value(index)])
+        return self._sizes(self._values[index])
 
     def sizes(self, output: int = 0) -> tuple[int, ...]:
-        return tuple(axis.size for axis in self._walk.inference.axes[self._node.outputs[output]])
+        return self._sizes(self._node.outputs[output])
+
+    def _sizes(self, value: Hashable) -> tuple[int, ...]:
+        sizes = self._walk.view.sizes(value)
+        assert sizes is not None
+        return sizes
 
     def live(self, index: int, dimension: int) -> bool:
         return self._walk.is_open(self._walk.inference.axes[self._value(index)][dimension])
@@ -187,31 +194,40 @@ class Context:
         axis = self._walk.inference.axes[self._node.outputs[0]][dimension]
         if not self._walk.is_open(axis):
             return UNKNOWN
+        result, is_finite = self._outcome(operands)
+        if not is_finite:
+            self._walk.not_finite.append((axis, self._node.name))
+        return result
+
+    def _outcome(self, operands: Sequence[Slab | None]) -> tuple[Slab, bool]:
+        """What comes out, and whether it is finite; single numbers recur from layer to layer, so they are
+        remembered."""
+        if any(slab is not None and slab.ndim for slab in operands):
+            return self._compute(operands)
+        key = (self._node.signature, *(None if slab is None else slab.tobytes() for slab in operands))
+        if key not in self._walk.evaluated:
+            self._walk.evaluated[key] = self._compute(operands)
+        return self._walk.evaluated[key]
+
+    def _compute(self, operands: Sequence[Slab | None]) -> tuple[Slab, bool]:
         arrays = np.broadcast_arrays(*(slab for slab in operands if slab is not None))
         missing = np.isnan(np.stack(arrays)) if arrays else np.array([True])
         unknown = missing.any(axis=0)
-        if self._walk.numbers.masked and (unknown & ~missing.all(axis=0)).any():
-            self._check_finite_beside_unknown(axis, operands)
+        beside_unknown = self._walk.numbers.masked and (unknown & ~missing.all(axis=0)).any()
+        is_finite = not beside_unknown or self._is_finite_beside_unknown(operands)
         if unknown.all():
-            return UNKNOWN
+            return UNKNOWN, is_finite
         result = np.where(unknown, np.nan, self._run(fill(operands, 0.0)))
-        if (~unknown & ~np.isfinite(result)).any():
-            self._walk.not_finite.append((axis, self._node.name))
-        return np.where(np.isfinite(result), result, np.nan)
+        finite = np.isfinite(result)
+        return np.where(finite, result, np.nan), is_finite and bool((unknown | finite).all())
 
-    def _check_finite_beside_unknown(self, axis: Axis, operands: Sequence[Slab | None]) -> None:
+    def _is_finite_beside_unknown(self, operands: Sequence[Slab | None]) -> bool:
         """x / 0 is infinite although nobody knows x; a later zero weight would make it NaN."""
-        if any(np.isinf(self._run(fill(operands, number))).any() for number in (1.0, -1.0)):
-            self._walk.not_finite.append((axis, self._node.name))
+        return not any(np.isinf(self._run(fill(operands, number))).any() for number in (1.0, -1.0))
 
     def _run(self, operands: Sequence[Slab | None]) -> Floats:
-        """Evaluates the operator; single numbers recur from layer to layer, so they are remembered."""
-        if any(slab is not None and slab.ndim for slab in operands):
-            return np.asarray(self._node.evaluate(operands), dtype=np.float64)
-        key = (self._node.signature, *(None if s is None else float(s) for s in operands))
-        if key not in self._walk.evaluated:
-            self._walk.evaluated[key] = float(self._node.evaluate(operands))
-        return np.array(self._walk.evaluated[key])
+        shape = np.broadcast_shapes(*(slab.shape for slab in operands if slab is not None))
+        return np.asarray(self._node.evaluate(operands), dtype=np.float64).reshape(shape)
 
     def contract(self, index: int, dimension: int, weight: Slab, *, foldable: bool = False) -> None:
         axis = self._walk.inference.axes[self._value(index)][dimension]
@@ -221,11 +237,9 @@ class Context:
         vanishes = (slab == 0) | (weight == 0)
         if foldable and self._has_own_bias() and not self._walk.numbers.masked:
             vanishes = vanishes | ~np.isnan(slab)
-        removable = np.broadcast_to(vanishes, (axis.size,))
-        constants = np.broadcast_to(
-            np.where(vanishes & (weight != 0), np.nan_to_num(slab), 0.0), (axis.size,)
-        )
-        self._walk.contractions.append(Contraction(self._node, axis, removable, constants))
+        # Neither is spread over the axis: one number stays one, however wide the layer is.
+        constants = np.where(vanishes & (weight != 0), slab, 0.0)
+        self._walk.contractions.append(Contraction(self._node, axis, np.asarray(vanishes), constants))
 
     def _has_own_bias(self) -> bool:
         """Whether the node's weight and bias are stored, so that a constant can move into the bias."""

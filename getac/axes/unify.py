@@ -24,7 +24,7 @@ from getac.axes.axis import (
     terms,
 )
 
-__all__ = ["unify"]
+__all__ = ["unify", "unify_sizes"]
 
 
 def unify(x: Axis, y: Axis, node: str) -> None:
@@ -50,6 +50,21 @@ def unify(x: Axis, y: Axis, node: str) -> None:
         _align_sums(terms(x), terms(y), node)
 
 
+def unify_sizes(x: Axis, y: Axis, node: str) -> None:
+    """States that `x` and `y` stay equal in size, in whatever order their factors stand.
+
+    Factors that both have cancel; what is left is unified, which is more than is needed, but safe.
+    """
+    left, right = factors([x]), factors([y])
+    for factor in list(left):
+        position = next((i for i, other in enumerate(right) if other is factor), None)
+        if position is not None:
+            del right[position]
+            left.remove(factor)
+    if left or right:
+        unify(product(*left), product(*right), node)
+
+
 def _link(x: Axis, y: Axis, node: str) -> None:
     """Makes the atom `x` stand for `y`."""
     if _occurs(x, y):  # only next to parts of size 1: there is nothing to refine
@@ -61,7 +76,7 @@ def _link(x: Axis, y: Axis, node: str) -> None:
 
 
 def _occurs(x: Axis, y: Axis) -> bool:
-    return any(leaf is x for leaf in leaves(y))
+    return y.kind is not Kind.ATOM and any(leaf is x for leaf in leaves(y))
 
 
 def _freeze_all(axes: list[Axis], reason: str, node: str) -> None:

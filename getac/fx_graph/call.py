@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
 from getac.fx_graph.reader import CallReader
@@ -51,7 +52,7 @@ def tensor_arguments(r: CallReader) -> tuple[fx.Node | None, ...]:
 
 
 def is_tensor(value: object) -> bool:
-    return isinstance(value, fx.Node) and hasattr(value.meta.get("val"), "shape")
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
 def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:

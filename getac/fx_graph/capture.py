@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
@@ -14,7 +14,7 @@ from getac.errors import UnsupportedModelError
 from getac.fx_graph.inline import inline_blocks
 from getac.fx_graph.training import switch_training
 
-__all__ = ["capture"]
+__all__ = ["capture", "is_captured"]
 
 
 def capture(
@@ -91,3 +91,12 @@ def drop_checks(graph: fx.Graph) -> None:
         name = getattr(node.target, "__name__", str(node.target))
         if node.op.startswith("call") and not node.users and name.startswith(("_assert", "_guards")):
             graph.erase_node(node)
+
+
+def is_captured(model: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Whether a module is a graph of aten calls with sizes, as `capture` makes it."""
+    if not isinstance(model, fx.GraphModule):
+        return False
+    calls = [node for node in model.graph.nodes if node.op == "call_function"]
+    aten_calls = [node for node in calls if isinstance(node.target, torch._ops.OpOverload)]
+    return bool(aten_calls) and all("val" in node.meta for node in aten_calls)

@@ -90,7 +90,8 @@ def group_norm(r: CallReader) -> Call:
 
 def layer_norm(r: CallReader) -> Call:
     count = len(r.get("normalized_shape"))
-    return call(r, LayerNorm(axis=-count), "input", "weight", "bias", lists={3: "normalized_shape"})
+    rule = LayerNorm(axis=-count, shape_input=3)
+    return call(r, rule, "input", "weight", "bias", lists={3: "normalized_shape"})
 
 
 def along(reason: str) -> Maker:

@@ -7,7 +7,7 @@ be mistaken for 12 heads. A prime that divides no static size cannot.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,24 +21,42 @@ class Probe:
     """Symbol -> prime."""
 
     primes: Mapping[Any, int]
+    _known: dict[Any, int] = field(default_factory=dict, repr=False, compare=False)  # by expression
 
     @classmethod
     def of(cls, graph: fx.Graph) -> Probe:
         """Chooses primes that divide no static size of the graph."""
-        symbols: dict[Any, None] = {}
+        expressions: dict[Any, None] = {}  # few, however many sizes there are
         static = {1}
         for size in all_sizes(graph):
-            if isinstance(size, torch.SymInt):
-                symbols.update(dict.fromkeys(sorted(size.node.expr.free_symbols, key=str)))
-            else:
+            if isinstance(size, int):
                 static.add(size)
+            else:
+                expressions[size.node.expr] = None
+        symbols = [symbol for one in expressions for symbol in sorted(one.free_symbols, key=str)]
         candidates = (n for n in primes() if not any(size and size % n == 0 for size in static))
-        return cls({symbol: next(candidates) for symbol in symbols})
+        return cls({symbol: next(candidates) for symbol in dict.fromkeys(symbols)})
+
+    @classmethod
+    def per_sample(cls, graph: fx.Graph) -> Probe:
+        """Batch symbols are 1, the others what they are in the example."""
+        sizes: dict[Any, int] = {}
+        for size in all_sizes(graph):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol and size.node.hint is not None:
+                sizes[size.node.expr] = int(size.node.hint)
+        for node in graph.find_nodes(op="placeholder"):
+            for size in getattr(node.meta.get("val"), "shape", ())[:1]:
+                if isinstance(size, torch.SymInt):
+                    sizes |= dict.fromkeys(size.node.expr.free_symbols, 1)
+        return cls(sizes)
 
     def size(self, size: int | torch.SymInt) -> int:
         if isinstance(size, int):
             return size
-        return int(size.node.expr.subs(self.primes))
+        expression = size.node.expr
+        if expression not in self._known:
+            self._known[expression] = int(expression.subs(self.primes))
+        return self._known[expression]
 
     def sizes(self, value: Any) -> tuple[int, ...] | None:
         """The sizes of a tensor, () for a number, None for anything else."""

@@ -212,7 +212,8 @@ def weight_norm(r: CallReader) -> Call:
 def norm_of_last(r: CallReader) -> Call:
     """rms_norm: like a layer norm without a mean."""
     count = len(r.get("normalized_shape"))
-    return call(r, LayerNorm(axis=-count), "input", "weight")
+    rule = LayerNorm(axis=-count, shape_input=3)
+    return call(r, rule, "input", "weight", lists={3: "normalized_shape"})
 
 
 def arithmetic(operation: str) -> Maker:

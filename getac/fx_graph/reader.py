@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -24,6 +24,12 @@ def operator_name(node: fx.Node) -> str:
     return getattr(target, "__name__", str(target))
 
 
+@cache
+def schema_defaults(target: torch._ops.OpOverload) -> dict[str, Any]:
+    """Argument -> its default (None where there is none), in the order of the schema."""
+    return {argument.name: argument.default_value for argument in target._schema.arguments}
+
+
 @dataclass(frozen=True)
 class CallReader:
     """One call of an operator."""
@@ -36,15 +42,8 @@ class CallReader:
         target = self.node.target
         if not isinstance(target, torch._ops.OpOverload):
             return {f"arg{i}": value for i, value in enumerate(self.node.args)} | dict(self.node.kwargs)
-        found: dict[str, Any] = {}
-        for position, argument in enumerate(target._schema.arguments):
-            if position < len(self.node.args):
-                found[argument.name] = self.node.args[position]
-            elif argument.name in self.node.kwargs:
-                found[argument.name] = self.node.kwargs[argument.name]
-            else:
-                found[argument.name] = argument.default_value
-        return found
+        defaults = schema_defaults(target)
+        return {**defaults, **dict(zip(defaults, self.node.args, strict=False)), **self.node.kwargs}
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.arguments.get(name, default)

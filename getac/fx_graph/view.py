@@ -8,10 +8,10 @@ from, so that tied weights are one value.
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,15 +29,13 @@ __all__ = ["FxNode", "FxView", "Result", "Stored"]
 SMALL_INTEGERS, SMALL_FLOATS = 4096, 16
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):  # values are dictionary keys throughout the analysis: tuples hash fast
     """A parameter or buffer, by the name of the attribute that holds it (the first one, if tied)."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """One of several results of a node."""
 
     node: fx.Node
@@ -104,9 +102,10 @@ class FxView:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self.probe = Probe.of(module.graph)
-        self._names = first_names(module)
+        self._names: dict[int, str] = {}  # tensor identity -> the first attribute that it is read by
         self._values: dict[fx.Node, Hashable] = {}
         self._sizes: dict[Hashable, tuple[int, ...] | None] = {}
+        self._examples: dict[Hashable, Any] = {}
         self.nodes: list[FxNode] = []
         self.inputs: list[Hashable] = []
         self.outputs: list[Hashable] = []
@@ -129,6 +128,7 @@ class FxView:
 
     def _define(self, node: fx.Node, value: Hashable) -> Hashable:
         self._values[node] = value
+        self._examples[value] = node.meta.get("val")
         self._sizes[value] = self.probe.sizes(node.meta.get("val"))
         return value
 
@@ -136,7 +136,7 @@ class FxView:
         tensor = attribute(self.module, str(node.target))
         if not isinstance(tensor, torch.Tensor):
             return  # the training flag
-        stored = Stored(self._names[id(tensor)])
+        stored = Stored(self._names.setdefault(id(tensor), str(node.target)))
         self._stored[stored] = tensor
         self._values[node] = stored
         self._sizes[stored] = tuple(tensor.shape)
@@ -149,7 +149,7 @@ class FxView:
 
     def _node(self, node: fx.Node) -> FxNode:
         call = call_of(node)
-        lists = self._lists(node, call) if call else {}
+        lists = self._lists(node, call) if call and call.lists else {}
         listed = {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
         operands = call.operands if call else node.all_input_nodes
         inputs: list[Hashable | None] = [None if n is None else self._values.get(n) for n in operands]
@@ -171,6 +171,7 @@ class FxView:
         if not isinstance(values, list | tuple):
             return [self._define(node, node)]
         results: list[Hashable] = [Result(node, position) for position in range(len(values))]
+        self._examples.update(zip(results, values, strict=True))
         for result, value in zip(results, values, strict=True):
             self._sizes[result] = self.probe.sizes(value)
         return results
@@ -182,6 +183,13 @@ class FxView:
 
     def sizes(self, value: Hashable) -> tuple[int, ...] | None:
         return self._sizes.get(value)
+
+    @cached_property
+    def _sample(self) -> Probe:
+        return Probe.per_sample(self.module.graph)
+
+    def sizes_per_sample(self, value: Hashable) -> tuple[int, ...] | None:
+        return self._sizes[value] if value in self._stored else self._sample.sizes(self._examples.get(value))
 
     def tensor(self, parameter: Hashable) -> torch.Tensor:
         """The stored tensor itself."""
@@ -212,15 +220,3 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
     for part in name.split("."):
         found = getattr(found, part)
     return found
-
-
-def first_names(module: fx.GraphModule) -> dict[int, str]:
-    """Tensor identity -> the first attribute name that the graph reads it by."""
-    names: dict[int, str] = {}
-    for node in stored_nodes(module.graph):
-        names.setdefault(id(attribute(module, str(node.target))), str(node.target))
-    return names
-
-
-def stored_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
-    return (node for node in graph.nodes if node.op == "get_attr")

@@ -64,6 +64,10 @@ def cast(n: NodeReader) -> Rule:
     return Elementwise(operands=1, keeps_integers=target in (ir.DataType.INT32, ir.DataType.INT64))
 
 
+def cast_like(n: NodeReader) -> Rule:
+    return Elementwise(operands=1, types=(1,))
+
+
 def select(n: NodeReader) -> Rule:
     if n.is_integer(1) and max(n.rank(index) for index in range(3)) <= 1:
         try:
@@ -210,7 +214,8 @@ def gather(n: NodeReader) -> Rule:
 
 
 def reshape(n: NodeReader) -> Rule:
-    return Reshape(shape_input=1, copies_zeros=not n.integer("allowzero", 0))
+    entries = n.is_integer() and n.rank() <= 1
+    return Reshape(shape_input=1, copies_zeros=not n.integer("allowzero", 0), keeps_entries=entries)
 
 
 def regroup(n: NodeReader) -> Rule:
@@ -269,9 +274,10 @@ OPERATORS: dict[str, Maker] = table(
         arithmetic("add", elementwise): "Add",
         arithmetic("sub", elementwise): "Sub",
         arithmetic("div", elementwise): "Div",
-        first_operand: "CastLike Dropout",
+        first_operand: "Dropout",
         identity: "Identity",
         cast: "Cast",
+        cast_like: "CastLike",
         select: "Where",
         comparison: "Equal Greater GreaterOrEqual Less LessOrEqual",
         convolution: "Conv",

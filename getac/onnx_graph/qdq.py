@@ -31,8 +31,9 @@ def new_node(
     **attributes: int,
 ) -> ir.Node:
     """A node with one typed output; both are called `name`, or the next free name after it."""
+    name = unique_name(graph, name)
     node = ir.node(op_type, inputs, attributes, name=name)
-    node.outputs[0].name = unique_name(graph, name)
+    node.outputs[0].name = name
     node.outputs[0].type = ir.TensorType(dtype)
     return node
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from getac.onnx_graph.operators import rule_of
-from getac.onnx_graph.shapes import Shapes
+from getac.onnx_graph.shapes import Shapes, infer_shapes
 from getac.rules.base import Rule
 from getac.view import Array
 
@@ -149,6 +149,17 @@ class OnnxView:
     def sizes(self, value: Hashable) -> tuple[int, ...] | None:
         assert isinstance(value, ir.Value)
         return self.shapes.sizes(value)
+
+    @cached_property
+    def _sample_shapes(self) -> Shapes:
+        first = {dim for value in self.model.graph.inputs for dim in self.shapes.dims.get(value, ())[:1]}
+        batch = {symbol for dim in first for symbol in dim.symbols}
+        sizes = {name: 1 if name in batch else size for name, size in self.shapes.symbols.items()}
+        return infer_shapes(self.model, sizes)
+
+    def sizes_per_sample(self, value: Hashable) -> tuple[int, ...] | None:
+        assert isinstance(value, ir.Value)
+        return self._sample_shapes.sizes(value)
 
     def is_float(self, value: Hashable) -> bool:
         assert isinstance(value, ir.Value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import product
+from getac.axes.roles import HEAD_DIMENSIONS, HEADS
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 
@@ -44,6 +45,10 @@ class Attention(Rule):
         if self.implicit_scale:
             c.keep_number("scale", query[-1].size ** -0.5, query[-1])
         batch = self._batch(c, query, key, value)
+        if batch:
+            c.role(batch[-1], HEADS)
+        c.role(query[-1], HEAD_DIMENSIONS)
+        c.role(value[-1], HEAD_DIMENSIONS)
         if mask := c.optional_input(3):
             scores = (*batch, query[-2], key[-2])
             broadcast(c, [scores, mask], tuple(axis.size for axis in scores))

@@ -72,6 +72,21 @@ class AxisContext(Protocol):
         """States that an axis must keep all of its units."""
         ...
 
+    def freeze_statistics(self, axis: Axis, reason: str) -> None:
+        """States that statistics are taken over an axis: it is frozen unless a person opens it.
+
+        Without a unit the statistics are others than with a unit of zeros, so that masked and sliced differ.
+        """
+        ...
+
+    def role(self, axis: Axis, name: str) -> None:
+        """Says what this operator calls an axis (see `getac.axes.roles`); nothing depends on it."""
+        ...
+
+    def is_parameter(self, index: int) -> bool:
+        """Whether an input is a stored tensor."""
+        ...
+
     def size_site(self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False) -> None:
         """States that an argument of this node (or an entry of it) is the size of an axis, or minus it."""
         ...

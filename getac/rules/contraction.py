@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis, product
+from getac.axes.roles import CHANNELS, COLUMNS, GROUPS, HEAD_DIMENSIONS, HEADS
 from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Floats, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 
@@ -42,6 +43,8 @@ class Convolution(Rule):
         c.same(x[1], into)
         if bias := c.optional_input(2):
             c.same(out, bias[0])
+        c.role(into, CHANNELS)
+        c.role(out, CHANNELS)
         for axis in x[2:]:
             c.freeze(axis, "a spatial dimension")
         for axis in weight[2:]:
@@ -67,6 +70,7 @@ class Convolution(Rule):
     def _groups_axis(self, c: AxisContext) -> Axis:
         groups = c.atom(self.groups, "groups")
         c.size_site("groups", groups)
+        c.role(groups, GROUPS)
         return groups
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -119,6 +123,12 @@ class MatMul(Rule):
         columns = b[-1:] if len(b) > 1 else ()
         batch_rank = len(c.sizes()) - len(rows) - len(columns)
         batch = broadcast(c, [a[:-2], b[:-2]], c.sizes()[:batch_rank])
+        if c.is_parameter(1):
+            c.role(b[-1], COLUMNS)
+        elif batch and not c.is_parameter(0):  # a product of two activations, as attention has them
+            c.role(batch[-1], HEADS)
+            c.role(a[-1], HEAD_DIMENSIONS)
+            c.role(b[-1], HEAD_DIMENSIONS)
         return [(*batch, *rows, *columns)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -161,6 +171,7 @@ class Gemm(Rule):
         rows, inner_a = reversed(a) if self.transpose_a else a
         inner_b, columns = reversed(b) if self.transpose_b else b
         c.same(inner_a, inner_b)
+        c.role(columns, COLUMNS)
         out = (rows, columns)
         if bias := c.optional_input(2):
             broadcast(c, [out, bias], c.sizes())
@@ -192,6 +203,7 @@ class Linear(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, weight = c.input(0), c.input(1)
         c.same(x[-1], weight[-1])
+        c.role(weight[0], COLUMNS)
         if bias := c.optional_input(2):
             c.same(weight[0], bias[0])
         return [(*x[:-1], *weight[:-1])]

@@ -56,16 +56,20 @@ class Elementwise(Rule):
         keeps_integers: Whether integers pass through unchanged (Identity, a cast between integer types).
         value: What the result holds: what the operator computes, what its first operand holds (a cast, a
             dropout), or something unknown (random numbers).
+        types: Inputs that only name a type.
     """
 
     operands: int | None = None
     absorbing: bool = False
     keeps_integers: bool = False
     value: Literal["computed", "first", "unknown"] = "computed"
+    types: tuple[int, ...] = ()
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         count = self.operands if self.operands is not None else c.inputs
         inputs = [axes for i in range(count) if (axes := c.optional_input(i)) is not None]
+        for index in self.types:
+            c.optional_input(index)
         if self.keeps_integers and (contents := c.contents(0)):
             c.set_contents(contents)
         return [broadcast(c, inputs, c.sizes())] * c.outputs

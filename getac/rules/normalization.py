@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import product
+from getac.axes.roles import GROUPS
 from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Rule, SlabContext, Slabs
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "Normalized"]
@@ -59,7 +60,9 @@ class GroupNorm(Rule):
             c.freeze(axis, "a spatial dimension")
         if self.groups is not None:
             groups = c.atom(self.groups, "groups")
-            inner = c.frozen_atom(x[1].size // self.groups, "a normalised axis")
+            inner = c.atom(x[1].size // self.groups, "of a group")
+            c.freeze_statistics(inner, "a normalised axis")
+            c.role(groups, GROUPS)
             c.same(x[1], product(groups, inner))
             c.size_site("groups", groups)
         return [x]
@@ -73,9 +76,14 @@ class GroupNorm(Rule):
 
 @dataclass(frozen=True)
 class LayerNorm(Rule):
-    """Statistics over the dimensions from `axis` on, which are frozen. ONNX LayerNormalization."""
+    """Statistics over the dimensions from `axis` on, which are frozen. ONNX LayerNormalization.
+
+    Args:
+        shape_input: The input that lists the sizes of these dimensions, if one does.
+    """
 
     axis: int = -1
+    shape_input: int | None = None
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
@@ -85,7 +93,9 @@ class LayerNorm(Rule):
             for axis, parameter in zip(reversed(normalized), reversed(parameters), strict=False):
                 c.same(axis, parameter)
         for axis in normalized:
-            c.freeze(axis, "a normalised axis")
+            c.freeze_statistics(axis, "a normalised axis")
+        if self.shape_input is not None and (contents := c.contents(self.shape_input)):
+            c.size_sites(contents, normalized)
         ones = tuple(c.atom(1) for _ in normalized)
         return [x, *[(*x[: self.axis % len(x)], *ones)] * (c.outputs - 1)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis, total
-from getac.axes.contents import Entry, Unknown
+from getac.axes.contents import Entry, Literal, Unknown
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Concat", "Cut", "Gather", "Slice", "Split"]
@@ -131,7 +131,9 @@ class Slice(Rule):
         out = list(x)
         for cut in self.cuts:
             axis = x[cut.dimension]
-            if cut.step != 1:
+            if cut.step == 1 and cut.fixed:
+                out[cut.dimension] = self._computed_piece(c, axis, cut)
+            elif cut.step != 1:
                 c.freeze(axis, "sliced in steps")
                 out[cut.dimension] = c.frozen_atom(c.sizes()[cut.dimension], "sliced in steps")
             elif (cut.start, cut.stop) != (0, axis.size):
@@ -143,8 +145,6 @@ class Slice(Rule):
 
     def _piece(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
         """Cuts the axis in three; a bound is the size of what lies before it, or minus that of the rest."""
-        if cut.fixed:
-            c.freeze(axis, "sliced at a computed place")
         before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
         after = c.atom(axis.size - cut.stop)
         c.same(axis, total(before, piece, after))
@@ -152,6 +152,20 @@ class Slice(Rule):
         stop = after if cut.stop_from_end else total(before, piece)
         c.size_site("starts", start, cut.entry, from_end=cut.start_from_end)
         c.size_site("ends", stop, cut.entry, from_end=cut.stop_from_end)
+        return piece
+
+    def _computed_piece(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
+        """As `_piece`, with bounds that are followed to what they are the sizes of."""
+        before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
+        c.same(axis, total(before, piece, c.atom(axis.size - cut.stop)))
+        bounds = ((1, before, cut.start_from_end), (2, total(before, piece), cut.stop_from_end))
+        for index, bound, from_end in bounds:
+            contents = c.contents(index) or ()
+            entry = contents[cut.entry] if cut.entry < len(contents) else Unknown()
+            if from_end or entry == Unknown():
+                c.freeze(axis, "sliced at a computed place")
+            elif not (isinstance(entry, Literal) and entry.value > axis.size):  # beyond the end
+                c.size_sites((entry,), (bound,))
         return piece
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:

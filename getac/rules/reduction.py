@@ -43,7 +43,8 @@ class Reduction(Rule):
                 out.append(axis)
                 continue
             if not self.sums:
-                c.freeze(axis, "a reduced axis")
+                freeze = c.freeze_statistics if self.keeps_constant else c.freeze
+                freeze(axis, "a reduced axis")
             if self.keeps:
                 out.append(c.atom(1))
         return [tuple(out)] * c.outputs

@@ -50,7 +50,9 @@ def multiplied(c: AxisContext, left: Entry, right: Entry) -> Entry:
         return Fixed(a * b)
     if not (is_positive(left) and is_positive(right)):
         return pinned(c, left, right)
-    return SizeOf(product(factor(c, left), factor(c, right)))
+    # A literal stands outermost, so that 2 x H can be H + H. Elsewhere the order of factors does not matter.
+    ordered = (right, left) if isinstance(right, Literal) else (left, right)
+    return SizeOf(product(*(factor(c, entry) for entry in ordered)))
 
 
 def added(c: AxisContext, left: Entry, right: Entry) -> Entry:
@@ -112,7 +114,8 @@ class SizeArithmetic(Elementwise):
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         left, right = c.contents(0), c.contents(1)
-        c.set_contents(self._entries(c, left, right))
+        if left is not None or right is not None:
+            c.set_contents(self._entries(c, left, right))
         return super().axes(c)
 
     def _entries(self, c: AxisContext, left: Contents | None, right: Contents | None) -> Contents:
@@ -149,6 +152,7 @@ class TotalSize(Rule):
     """The number of entries of a tensor. ONNX Size, aten.numel."""
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
+        c.contents(0)  # of a list of sizes, only the length matters
         c.set_contents((SizeOf(product(*c.input(0))),))
         return [tuple(c.atom(size) for size in c.sizes())]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from getac.axes.contents import SizeOf
+from getac.axes.contents import Fixed, SizeOf
 from getac.rules.base import Axes, AxisContext, Rule, SlabContext, Slabs
 
 __all__ = ["Filled", "Fresh", "ShapeOf"]
@@ -21,6 +21,7 @@ class ShapeOf(Rule):
     stop: int
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
+        c.contents(0)  # of a list of sizes, only the length matters
         c.set_contents(tuple(SizeOf(axis) for axis in c.input(0)[self.start : self.stop]))
         return [tuple(c.frozen_atom(size, "a list of sizes") for size in c.sizes())]
 
@@ -33,6 +34,8 @@ class Filled(Rule):
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         out = tuple(c.atom(size) for size in c.sizes())
+        if len(out) == 1 and self.number.is_integer():
+            c.set_contents((Fixed(int(self.number)),) * out[0].size)
         contents = c.contents(0)
         if contents is None:
             for axis in out:

@@ -1,0 +1,182 @@
+"""lower-integers: the forms that onnxruntime fuses, and the same numbers as the lattice says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from getac.calibration import CalibrationData
+from getac.onnx_graph.signature import signature_of
+from getac.passes import Calibrate, LowerIntegers, QuantizeWeights, RemoveDead, StoreWeights
+from getac.pipeline import Fact, Pipeline, State
+from getac.quantizer import Quantizer
+from getac.runtime import executed_kernels, open_session, run
+
+F32 = np.float32
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(F32)
+
+
+def lowered(model, x, weight_bits=8, activation_bits=8, records=None):
+    data = CalibrationData.open({"x": x}, signature_of(model))
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED}, calibration=data)
+    values = {value.name: value for node in model.graph for value in (*node.inputs, *node.outputs) if value}
+    state.quantizers.update({values[name]: record for name, record in (records or {}).items()})
+    passes = (QuantizeWeights(weight_bits), Calibrate(bits=activation_bits), LowerIntegers(), RemoveDead())
+    Pipeline(passes).run(state)
+    return state
+
+
+def array(model, name):
+    return model.graph.initializers[name].const_value.numpy()
+
+
+def operators(model):
+    return [node.op_type for node in model.graph]
+
+
+def executed(model):
+    return [node.op_type for node in executed_kernels(model)]
+
+
+CONV = """(float[N,4,8,8] x) => (float[N,6,6,6] y) {
+    a = Conv(x, w, b)
+    y = Relu(a)
+}"""
+
+
+@pytest.fixture
+def conv(build):
+    return build(CONV, w=normal(6, 4, 3, 3), b=normal(6, seed=1))
+
+
+def test_a_convolution_is_a_pair_on_each_side(conv):
+    x = normal(8, 4, 8, 8)
+    lowered(conv, x)
+    pair = ["QuantizeLinear", "DequantizeLinear"]
+    assert operators(conv) == [*pair, "DequantizeLinear", "DequantizeLinear", "Conv", *pair]
+    assert conv.graph.outputs[0].name == "y" and "Relu" not in operators(conv)
+    kinds = {name: value.const_value.numpy().dtype.name for name, value in conv.graph.initializers.items()}
+    assert (kinds["w.int"], kinds["b.int"]) == ("int8", "int32")
+    assert (kinds["x.zero_point"], kinds["y.zero_point"]) == ("uint8", "uint8")
+    assert array(conv, "y.zero_point") == 0
+    np.testing.assert_array_equal(array(conv, "b.scale"), array(conv, "x.scale") * array(conv, "w.scale"))
+    assert "QLinearConv" in executed(conv) and not {"Conv", "FusedConv"} & set(executed(conv))
+
+
+def test_the_integers_are_those_of_the_records(conv):
+    weight = normal(6, 4, 3, 3)
+    lowered(conv, normal(8, 4, 8, 8), weight_bits=5)
+    record = Quantizer.symmetric(np.abs(weight).max(axis=(1, 2, 3)), 5, 0)
+    np.testing.assert_array_equal(array(conv, "w.int"), record.integers(weight))
+    assert np.abs(array(conv, "w.int")).max() == 15
+    scale = array(conv, "b.scale").astype(np.float64)
+    np.testing.assert_array_equal(array(conv, "b.int"), np.rint(normal(6, seed=1) / scale))
+
+
+def test_integer_kernels_compute_what_the_graph_says(conv):
+    x = normal(8, 4, 8, 8)
+    before = run(open_session(conv), {"x": x})["y"]
+    lowered(conv, x)
+    plain, fast = (run(open_session(conv, optimize=o), {"x": x})["y"] for o in (False, True))
+    step = float(array(conv, "y.scale"))
+    assert np.abs(plain - fast).max() <= 1.001 * step
+    assert 10 * np.log10((before**2).sum() / ((before - fast) ** 2).sum()) > 35
+
+
+def test_fewer_bits_are_an_integer_clip(conv):
+    lowered(conv, normal(8, 4, 8, 8), activation_bits=4)
+    assert operators(conv).count("Clip") == 2
+    assert (array(conv, "x.least"), array(conv, "x.greatest")) == (0, 15)
+    assert array(conv, "x.greatest").dtype == np.uint8
+    assert "QLinearConv" in executed(conv) and "Conv" not in executed(conv)
+
+
+@pytest.mark.parametrize("attributes", ["", "transB=1", "alpha=0.5, beta=2.0", "alpha=-1.5"])
+def test_a_gemm_in_normal_form_with_a_float_output(build, attributes):
+    weight = normal(6, 4) if attributes == "transB=1" else normal(4, 6)
+    model = build(
+        f"(float[N,4] x) => (float[N,6] y) {{ y = Gemm<{attributes}>(x, w, b) }}".replace("<>", ""),
+        w=weight,
+        b=normal(6),
+    )
+    x = normal(9, 4)
+    before = run(open_session(model), {"x": x})["y"]
+    lowered(model, x)
+    assert operators(model)[-1] == "Gemm" and operators(model).count("QuantizeLinear") == 1
+    assert executed(model) == ["QuantizeLinear", "QGemm"]
+    after = run(open_session(model), {"x": x})["y"]
+    assert 10 * np.log10((before**2).sum() / ((before - after) ** 2).sum()) > 35
+
+
+def test_a_matmul_without_bias(build):
+    model = build("(float[N,3,8] x) => (float[N,3,6] y) { y = MatMul(x, w) }", w=normal(8, 6))
+    lowered(model, normal(9, 3, 8))
+    dequantize = next(node for node in model.graph if node.inputs[0].name == "w.int")
+    assert dequantize.attributes["axis"].value == 1
+    assert "MatMulIntegerToFloat" in executed(model)
+
+
+def test_consumers_share_one_pair(build):
+    model = build(
+        "(float[N,4,8,8] x) => (float[N,4,8,8] y) { a = Conv(x, v) \n b = Conv(x, w) \n y = Add(a, b) }",
+        v=normal(4, 4, 1, 1),
+        w=normal(4, 4, 1, 1, seed=1),
+    )
+    lowered(model, normal(8, 4, 8, 8))
+    readers = [user for user, _ in next(n for n in model.graph if n.name == "x.dq").outputs[0].uses()]
+    assert sorted(node.op_type for node in readers) == ["Conv", "Conv"]
+    assert operators(model).count("QuantizeLinear") == 3  # x, a, b; the sum is not read by integers
+
+
+def test_a_float_layer_behind_integers_gets_a_barrier_and_a_reason(build):
+    model = build(
+        """(float[N,4,8,8] x) => (float[N,4,16,16] y) {
+            a = Conv(x, v)
+            y = ConvTranspose<kernel_shape=[2,2], strides=[2,2]>(a, w)
+        }""",
+        v=normal(4, 4, 1, 1),
+        w=normal(4, 4, 2, 2),
+    )
+    state = lowered(model, normal(8, 4, 8, 8))
+    assert operators(model)[-2:] == ["Sum", "ConvTranspose"]
+    (refusal,) = state.refusals["lower-integers"]
+    assert refusal.where == "convtranspose_1" and "ConvTranspose" in refusal.reason
+    Pipeline([StoreWeights()]).run(state)
+    assert "Cast" in operators(model)
+
+
+def test_a_step_grows_where_the_bias_would_overflow(build):
+    weight = normal(3, 4)
+    weight[0], weight[1] = 0, 1e-30
+    model = build(
+        "(float[N,4] x) => (float[N,3] y) { y = Gemm<transB=1>(x, w, b) }",
+        w=weight,
+        b=np.array([5, 7, 1], F32),
+    )
+    x = normal(9, 4)
+    lowered(model, x)
+    integers = array(model, "b.row.int").astype(np.int64)
+    assert np.abs(integers).max() <= 2**30 + 2**7
+    restored = integers * array(model, "b.row.scale").astype(np.float64)
+    np.testing.assert_allclose(restored[:2], [5, 7], rtol=1e-6)
+    np.testing.assert_allclose(run(open_session(model), {"x": x})["y"][:, :2], [[5, 7]] * 9, rtol=1e-5)
+
+
+def test_a_step_for_the_whole_tensor_is_repeated(conv):
+    record = Quantizer(np.asarray(0.02, F32), -127, 127)
+    lowered(conv, normal(8, 4, 8, 8), records={"w": record})
+    np.testing.assert_array_equal(array(conv, "w.scale"), np.full(6, 0.02, F32))
+
+
+def test_a_shared_weight_is_stored_for_each_reader(build):
+    weight = normal(4, 4)
+    model = build("(float[N,4] x) => (float[N,4] y) { a = Gemm(x, w) \n y = Gemm(a, w) }", w=weight)
+    x = normal(9, 4)
+    lowered(model, x)
+    after = run(open_session(model), {"x": x})["y"]
+    assert executed(model).count("QGemm") == 2
+    expected = x @ weight @ weight
+    assert 10 * np.log10((expected**2).sum() / ((expected - after) ** 2).sum()) > 30

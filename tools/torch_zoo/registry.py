@@ -1,0 +1,49 @@
+"""The zoo of PyTorch models: a small instance of every family, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tools.torch_zoo.convnext import convnext
+from tools.torch_zoo.dense_prediction import super_resolution, unet
+from tools.torch_zoo.densenet import densenet
+from tools.torch_zoo.example import Example
+from tools.torch_zoo.inception import inception
+from tools.torch_zoo.mobile import efficientnet, mobilenet
+from tools.torch_zoo.resnet import resnet, resnext
+from tools.torch_zoo.sequences import graph_network, lstm_tagger
+from tools.torch_zoo.shufflenet import shufflenet_v1, shufflenet_v2
+from tools.torch_zoo.transformers_text import albert, bert, distilbert, gpt2, llama, mamba, mixtral, t5
+from tools.torch_zoo.transformers_vision import clip, swin, vit, whisper
+
+__all__ = ["TORCH_ZOO"]
+
+FAMILIES: tuple[Callable[[], Example], ...] = (
+    resnet,
+    resnext,
+    densenet,
+    inception,
+    mobilenet,
+    efficientnet,
+    shufflenet_v1,
+    shufflenet_v2,
+    convnext,
+    unet,
+    super_resolution,
+    lstm_tagger,
+    graph_network,
+    vit,
+    swin,
+    clip,
+    whisper,
+    bert,
+    distilbert,
+    albert,
+    gpt2,
+    llama,
+    mixtral,
+    t5,
+    mamba,
+)
+
+TORCH_ZOO: dict[str, Callable[[], Example]] = {family.__name__: family for family in FAMILIES}
