@@ -4,7 +4,11 @@
     after    x (record) -> consumers                                   W (record) -> consumers
 
 The graph then has one node per layer, as the analysis wants it. A value that is also read without its
-quantizer keeps both readings apart behind an Identity.
+quantizer keeps both readings apart behind an Identity. A lattice without negative integers is often all that
+is left of a Relu that a quantizing tool removed: then the cut is written down as a Clip:
+
+    before   x -> QuantizeLinear(zero point 0, UINT8) -> DequantizeLinear -> consumers
+    after    x -> Clip(0, greatest) (record) -> consumers
 """
 
 from __future__ import annotations
@@ -31,6 +35,20 @@ RANGES = {
     ir.DataType.UINT16: (0, 2**16 - 1),
     ir.DataType.INT32: (-(2**31), 2**31 - 1),
 }
+
+NON_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
+SELECTING = (
+    "Identity",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Expand",
+)
+AVERAGING = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean")
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime's own, for types that ONNX took up in version 21
 
@@ -92,6 +110,8 @@ def fold_pair(node: ir.Node, state: State) -> None:
     apart = output.is_graph_output() or reads_differently(x, quantize, quantizer, state)
     if is_stored(x) and not output.is_graph_output():
         replace_and_remove(node, output, rounded_tensor(node, x, quantizer, apart, state))
+    elif quantizer.low == 0 and not is_non_negative(x, state):
+        keep_cut(node, x, quantizer, state)
     elif apart:
         keep_apart(node, x, quantizer, state)
     else:
@@ -137,14 +157,59 @@ def same_quantizer(user: ir.Node, quantize: ir.Node) -> bool:
 
 def keep_apart(node: ir.Node, x: ir.Value, quantizer: Quantizer, state: State) -> None:
     """x -> Identity (record) in place of the pair, for a value that is also read unrounded."""
-    graph, output = node_graph(node), node.outputs[0]
-    identity = ir.node("Identity", [x], name=unique_name(graph, f"{x.name}.quantized"))
-    graph.insert_before(node, identity)
+    put_in_place(node, ir.node("Identity", [x]), quantizer, state)
+
+
+def keep_cut(node: ir.Node, x: ir.Value, quantizer: Quantizer, state: State) -> None:
+    """x -> Clip (record) in place of the pair, for a value that the quantizer keeps from being negative."""
+    for user, _ in x.uses():
+        if user.op_type == "Clip" and state.quantizers.get(user.outputs[0]) == quantizer:
+            replace_and_remove(node, node.outputs[0], user.outputs[0])
+            return
+    lattice, scale = {"least": quantizer.low, "greatest": quantizer.high}, parameters(node)[0]
+    bounds = [
+        add_initializer(node_graph(node), f"{x.name}.{side}", np.asarray(k * scale, scale.dtype))
+        for side, k in lattice.items()
+    ]
+    put_in_place(node, ir.node("Clip", [x, *bounds]), quantizer, state)
+
+
+def put_in_place(node: ir.Node, new: ir.Node, quantizer: Quantizer, state: State) -> None:
+    """Replaces a pair by a node that carries its record, and gives its output the name of the pair's."""
+    graph, output, x = node_graph(node), node.outputs[0], new.inputs[0]
+    assert x is not None
+    new.name = unique_name(graph, f"{x.name}.quantized")
+    graph.insert_before(node, new)
     name = output.name
-    identity.outputs[0].type = x.type
-    state.quantizers[identity.outputs[0]] = quantizer
-    replace_and_remove(node, output, identity.outputs[0])
-    identity.outputs[0].name = name
+    new.outputs[0].type = x.type
+    state.quantizers[new.outputs[0]] = quantizer
+    replace_and_remove(node, output, new.outputs[0])
+    new.outputs[0].name = name
+
+
+def is_non_negative(x: ir.Value | None, state: State) -> bool:
+    """Whether the operators and quantizers before a value keep it from being negative."""
+    pending, seen = [x], {x}
+    while pending:
+        value = pending.pop()
+        record = state.quantizers.get(value) if value is not None else None
+        node = value.producer() if value is not None else None
+        if (record is not None and record.low == 0) or (node is not None and cuts_at_zero(node)):
+            continue
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return False
+        if node.op_type not in (*SELECTING, *AVERAGING, "Concat"):
+            return False
+        before = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        pending.extend(value for value in before if value not in seen)
+        seen.update(before)
+    return True
+
+
+def cuts_at_zero(node: ir.Node) -> bool:
+    if node.op_type == "Clip" and has(node, 1) and is_stored(node.inputs[1]):
+        return bool(array_of(node.inputs[1]) >= 0)
+    return node.op_type in NON_NEGATIVE and node.domain in ("", "ai.onnx")
 
 
 def replace_and_remove(node: ir.Node, old: ir.Value, new: ir.Value) -> None:

@@ -263,12 +263,16 @@ class IndexUpdate(Rule):
 
 @dataclass(frozen=True)
 class TopK(Rule):
-    """The largest, or sorted, entries along a dimension, which is frozen. ONNX TopK, aten.topk, sort.
+    """The largest, or sorted, entries along a dimension, which is frozen. ONNX TopK, aten.topk, sort, argsort.
 
-    Input: x. Outputs: the values and their indices.
+    Input: x. Outputs: the values and their indices, or (argsort) the indices alone.
+
+    Args:
+        values: Whether the first output holds the values.
     """
 
     axis: int
+    values: bool = True
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         out = list(c.input(0))
@@ -278,6 +282,8 @@ class TopK(Rule):
         return [tuple(out)] * c.outputs
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        if not self.values:
+            return []
         values = [c.slab(0, i) for i in range(len(c.sizes()))]
         values[self.axis % len(values)] = UNKNOWN
         return [tuple(values)]

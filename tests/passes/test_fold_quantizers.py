@@ -222,7 +222,59 @@ def test_no_zero_point_means_unsigned(build, evaluate):
     text = """(float[2,4] x) => (float[2,4] y)
         { q = QuantizeLinear(x, s) a = DequantizeLinear(q, s) y = Relu(a) }"""
     state = check_function(evaluate, build(text, s=ONE["s"]), x=normal(2, 4))
-    assert records(state) == {"x": Quantizer(ONE["s"], 0, 255)}
+    assert records(state) == {"a": Quantizer(ONE["s"], 0, 255)}
+    assert operators(state.model) == ["Clip", "Relu"]  # nothing says that x is not negative
+
+
+@pytest.mark.parametrize(
+    ("before", "cut"),
+    [
+        ("Relu(x)", False),
+        ("Sigmoid(x)", False),
+        ("Clip(x, zero)", False),
+        ("Clip(x, less)", True),
+        ("Neg(x)", True),
+        ("Concat<axis=0>(r, r)", False),
+        ("Concat<axis=0>(r, x)", True),
+        ("Reshape(r, n)", False),
+    ],
+)
+def test_a_relu_that_is_left_to_the_zero_point_comes_back(build, before, cut):
+    """Where the sign is not known from what comes before, the lattice's cut is a Clip of its own."""
+    model = build(
+        f"""(float[2,4] x) => (float[A,B] y) {{
+            r = Relu(x)
+            h = {before}
+            q = QuantizeLinear(h, s, z)
+            a = DequantizeLinear(q, s, z)
+            y = Neg(a)
+        }}""",
+        s=np.float32(0.05),
+        z=np.uint8(0),
+        zero=np.float32(0),
+        less=np.float32(-1),
+        n=np.array([4, 2]),
+    )
+    state = fold(model)
+    assert records(state) == {"a" if cut else "h": Quantizer(np.asarray(0.05, F32), 0, 255)}
+    assert (operators(model)[-2] == "Clip") == (cut or before.startswith("Clip"))
+
+
+def test_pairs_on_one_value_share_its_cut(build):
+    model = build(
+        """(float[2,4] x) => (float[2,4] y) {
+            q = QuantizeLinear(x, s, z)
+            a = DequantizeLinear(q, s, z)
+            b = DequantizeLinear(q, s, z)
+            y = Add(a, b)
+        }""",
+        s=np.float32(0.05),
+        z=np.uint8(0),
+    )
+    state = fold(model)
+    assert operators(model) == ["Clip", "Add"] and records(state) == {
+        "a": Quantizer(np.asarray(0.05, F32), 0, 255)
+    }
 
 
 def test_output_type_without_a_zero_point(build, evaluate):

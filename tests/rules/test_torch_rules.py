@@ -13,8 +13,9 @@ from getac.axes.analysis import analyze_view
 from getac.axes.axis import leaves
 from getac.rules.attention import Attention
 from getac.rules.contraction import Convolution
-from getac.rules.indexing import Index, IndexPut, IndexUpdate
+from getac.rules.indexing import Index, IndexPut, IndexUpdate, TopK
 from getac.rules.layout import Reshape, Transpose
+from getac.rules.matmul_add import MatMulAdd
 from getac.rules.rearrange import (
     ChannelShuffle,
     DepthToSpace,
@@ -28,6 +29,8 @@ from getac.rules.rearrange import (
     Windows,
 )
 from getac.rules.recurrent import RecurrentLayers
+from getac.rules.reduction import Reduction
+from getac.rules.weight_norm import WeightNorm
 from tests.rules.steps import Graph, Step, check_law, graph, matmul, multiply
 
 
@@ -132,7 +135,33 @@ def put(x: torch.Tensor, values: torch.Tensor, *indices: torch.Tensor) -> torch.
     return x.index_put(indices, values)
 
 
+def weight_normed() -> Graph:
+    """x (2, 5, 6) -> h (2, 5, 8) -> @ weight norm of v (8, 7) per column"""
+    steps = [
+        matmul("x", "w_in", "h"),
+        Step(WeightNorm(1), lambda v, g: torch._weight_norm(v, g, 1), ("v", "g"), ("w",)),
+        matmul("h", "w", "r"), matmul("r", "w_out", "y"),
+    ]  # fmt: skip
+    return graph(steps, {"w_in": (6, 8), "v": (8, 7), "g": (1, 7), "w_out": (7, 3)}, (2, 5, 6))
+
+
+def summed_attention(rule: Attention) -> Graph:
+    """The results of all heads and dimensions are summed, without a weight."""
+    net = attention(rule, 4, 2 if rule.grouped else 4)
+    *steps, _ = net.steps
+    steps += [Step(Reduction((2,), True, sums=True), lambda c: c.sum(2, keepdim=True), ("c",), ("y",))]
+    weights = {name: tensor for name, tensor in net.tensors.items() if name != "w_o"}
+    return replace(net, steps=tuple(steps), tensors=weights)
+
+
 LAWS = {
+    "baddbmm": (columns(Step(MatMulAdd(), lambda a, b, s: torch.baddbmm(s, a, b), ("h", "b", "s"), ("r",)), 7, b=(3, 8, 7), s=(7,)), (8, 7)),
+    "weight norm": (weight_normed(), (8,)),
+    "sum of attention": (summed_attention(Attention()), (4, 4, 3)),
+    "sum of grouped attention": (summed_attention(Attention(grouped=True)), (4,)),
+    "argsort": (
+        columns(Step(TopK(1, values=False), lambda h: h.argsort(dim=1, stable=True).float(), ("h",), ("r",)), 8), (8,)
+    ),
     "attention": (attention(Attention(), 2, 2), (2, 4, 3)),
     "attention with a mask": (attention(Attention(), 2, 2, masked=True), (2, 4, 3)),
     "causal attention": (attention(Attention(causal=True), 2, 2), (2, 4, 3)),
@@ -230,6 +259,19 @@ def test_a_causal_mask_freezes_the_queries() -> None:
     free = [replace(s, rule=Attention()) if isinstance(s.rule, Attention) else s for s in steps]
     net = graph(free, dict(net.tensors), (2, 5, 6))
     assert reasons(net, "tokens", 1) == {"None"}
+
+
+def test_a_length_of_its_own_freezes_a_channel() -> None:
+    assert reasons(weight_normed(), "v", 1) == {"a removed unit would not stay finite (w)"}
+    assert reasons(weight_normed(), "g", 1) == {"a removed unit would not stay finite (w)"}
+
+
+def test_sorted_indices_are_not_zero_where_the_entries_are() -> None:
+    """Summing over the columns would keep what the removed ones' indices add."""
+    step = Step(TopK(1, values=False), lambda h: h.argsort(dim=1, stable=True).float(), ("h",), ("r",))
+    total = Step(Reduction((2,), True, sums=True), lambda r: r.sum(2, keepdim=True), ("r",), ("y",))
+    net = graph([matmul("x", "w_in", "h"), step, total], {"w_in": (6, 8)}, (3, 4, 6))
+    assert reasons(net, "w_in", 1) == {"summed where a removed unit would not be zero (y)"}
 
 
 def test_attention_counts_both_products() -> None:

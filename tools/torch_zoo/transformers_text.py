@@ -82,7 +82,7 @@ def mamba() -> Example:
 def t5() -> Example:
     """Encoder and decoder; a bias of relative positions that all layers share."""
     config = transformers.T5Config(
-        vocab_size=WORDS, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+        vocab_size=WORDS, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0, attn_implementation="eager"
     )
     inputs = {"input_ids": words(), "decoder_input_ids": words(), "use_cache": False}
     return Example(transformers.T5ForConditionalGeneration(config), (), inputs)

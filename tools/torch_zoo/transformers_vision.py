@@ -27,7 +27,7 @@ def vit() -> Example:
 def swin() -> Example:
     """Windows, rolled by half a window; patches merged."""
     config = transformers.SwinConfig(
-        image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5
+        image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5, attn_implementation="eager"
     )
     return Example(transformers.SwinForImageClassification(config), (torch.randn(BATCH, 3, 32, 32),))
 
