@@ -15,6 +15,7 @@ from getac.passes.matmul_to_gemm import MatMulToGemm
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.slice_units import SliceUnits
+from getac.passes.split_sequences import SplitSequences
 from getac.passes.store_weights import StoreWeights
 from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
 
@@ -36,6 +37,7 @@ __all__ = [
     "Refusal",
     "RemoveDead",
     "SliceUnits",
+    "SplitSequences",
     "State",
     "StoreWeights",
     "analysis_passes",
@@ -52,6 +54,7 @@ def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
         FoldQuantizers(),  # first: nothing may be folded into a weight that has a quantizer
         RemoveDead(),  # an unused branch would freeze what it touches
         InferShapes(),
+        SplitSequences(),  # before constants are folded, so that what follows a split may fold
         FoldConstants(),  # layers whose weights an exporter transposes, or whose bias it makes up
         InferShapes(),
         MatMulToGemm(),

@@ -80,6 +80,10 @@ class Known:
 
     def visit(self, node: ir.Node, state: State) -> str | None:
         """Computes a node of which all is known; the reason if it should be and cannot."""
+        small = self.shapes.constants.get(node.outputs[0])
+        if small is not None and small.dtype.kind == "f" and node.op_type != "CastLike":
+            replace(node, small)  # a scale that is computed from a size, say
+            return None
         if node.op_type not in FOLDED or not all(self.is_known(node, value) for value in node.inputs):
             return None
         sizes = self.shapes.sizes(node.outputs[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from getac.axes.analysis import Analysis, analyze_view
 from getac.axes.axis import Axis, Mask
 from getac.fx_graph.capture import capture
 from getac.fx_graph.slicing import FxEditor
-from getac.fx_graph.view import FxView, Stored, attribute
+from getac.fx_graph.view import FxView, Stored
 from getac.slicing import cut_units
 
 __all__ = [
@@ -91,7 +92,7 @@ def masked_copy(module: fx.GraphModule, analysis: Analysis, masks: Mapping[Axis,
         if keep is None or not analysis.view.is_float(stored):
             continue
         assert isinstance(stored, Stored)
-        tensor = attribute(masked, stored.name)
+        tensor = attrgetter(stored.name)(masked)
         for dimension, mask in enumerate(keep):
             shape = [-1 if i == dimension else 1 for i in range(tensor.ndim)]
             tensor.data = torch.where(torch.from_numpy(mask).view(shape), tensor.data, 0)

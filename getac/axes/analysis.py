@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "FrozenAxis", "Member", "PruningClass", "analyze_view"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A parameter's dimension in which a class occurs.
 
@@ -135,8 +135,9 @@ def analyze_view(view: GraphView, wishes: Wishes = NO_WISHES) -> Analysis:
     check_masking(view, inference)
     members: dict[Axis, list[Member]] = {}
     for value in view.parameters:
+        name = view.name_of(value)
         for dimension, axis in enumerate(inference.axes.get(value, ())):
-            member = Member(value, view.name_of(value), dimension, axis)
+            member = Member(value, name, dimension, axis)
             for leaf in dict.fromkeys(leaves(axis)):
                 if leaf.size > 1:
                     members.setdefault(leaf, []).append(member)

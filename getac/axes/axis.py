@@ -35,7 +35,7 @@ __all__ = [
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Freeze:
     """Why an axis must keep all of its units, and the node that says so."""
 

@@ -15,7 +15,7 @@ from getac.axes.axis import Axis
 __all__ = ["Contents", "Derived", "Entry", "Fixed", "Literal", "Site", "SizeOf", "Unknown"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Site:
     """Where an integer is written down: one entry of an argument of a node.
 
@@ -32,7 +32,7 @@ class Site:
     from_end: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Literal:
     """A number that is written in the graph, at `site`."""
 
@@ -40,21 +40,21 @@ class Literal:
     site: Site
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SizeOf:
     """The size of an axis, computed when the graph runs: it follows slicing by itself."""
 
     axis: Axis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fixed:
     """A number computed from numbers that stay, such as the -1 that a size is compared with."""
 
     value: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """Something computed in a way that nobody followed; the sizes that went into it are frozen."""
 
@@ -63,7 +63,7 @@ Entry = Literal | SizeOf | Fixed | Unknown
 Contents = tuple[Entry, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Derived:
     """A number that an operator derives from the size of an axis, unless it is written down.
 

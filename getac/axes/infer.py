@@ -81,7 +81,7 @@ def infer(view: GraphView, wishes: Wishes = NO_WISHES) -> Inference:
 def freeze_statistics(view: GraphView, result: Inference, wishes: Wishes) -> None:
     """Carries out the wishes: what statistics are taken over is frozen, except where a person opens it."""
     wanted: set[Axis] = set()
-    for value in view.parameters:
+    for value in view.parameters if wishes.keep or wishes.prune else ():
         name = view.name_of(value)
         keeps, opens = wishes.keeps(name), wishes.opens(name)
         for axis in result.axes.get(value, ()):
@@ -139,9 +139,11 @@ def why_opaque(view: GraphView, node: NodeView, result: Inference) -> str | None
     if node.rule is None:
         return "no rule for this operator"
     for value in node.inputs:
-        if value is not None and value not in result.axes:
+        if value is None:
+            continue
+        if value not in result.axes:
             return f"the shape of its input {view.name_of(value)} is not known"
-        if value is not None and 0 in (axis.size for axis in result.axes[value]):
+        if 0 in (view.sizes(value) or ()):
             return f"its input {view.name_of(value)} is empty"
     for value in node.outputs:
         if view.sizes(value) is None:

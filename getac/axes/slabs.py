@@ -31,13 +31,20 @@ class Contraction:
         axis: The axis that is summed away.
         removable: For each index, whether the sum does not notice, or the bias can make up for it; shape
             `(size,)`, or `()` where the answer is the same for all.
-        constants: For each index, the number that its slice holds (0 where it is not `removable`); likewise.
+        slab: What the axis' slices hold.
+        weight: What they are multiplied by.
     """
 
     node: NodeView
     axis: Axis
     removable: npt.NDArray[np.bool_]
-    constants: Floats
+    slab: Slab
+    weight: Slab
+
+    @property
+    def constants(self) -> Floats:
+        """For each index, the number that its slice holds (0 where it is not `removable`)."""
+        return np.where(self.removable & (self.weight != 0), self.slab, 0.0)
 
 
 class Numbers(Protocol):
@@ -237,9 +244,8 @@ class Context:
         vanishes = (slab == 0) | (weight == 0)
         if foldable and self._has_own_bias() and not self._walk.numbers.masked:
             vanishes = vanishes | ~np.isnan(slab)
-        # Neither is spread over the axis: one number stays one, however wide the layer is.
-        constants = np.where(vanishes & (weight != 0), slab, 0.0)
-        self._walk.contractions.append(Contraction(self._node, axis, np.asarray(vanishes), constants))
+        # Not spread over the axis: one number stays one, however wide the layer is.
+        self._walk.contractions.append(Contraction(self._node, axis, np.asarray(vanishes), slab, weight))
 
     def _has_own_bias(self) -> bool:
         """Whether the node's weight and bias are stored, so that a constant can move into the bias."""

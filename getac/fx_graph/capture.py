@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -15,6 +16,8 @@ from getac.fx_graph.inline import inline_blocks
 from getac.fx_graph.training import switch_training
 
 __all__ = ["capture", "is_captured"]
+
+LIBRARIES = ("/torch/", "/getac/", "/contextlib.py", "/inspect.py", "<")
 
 
 def capture(
@@ -35,32 +38,71 @@ def capture(
     Raises:
         UnsupportedModelError: The model cannot be captured (it branches on data, say).
     """
-    was_training = model.training
-    shapes = batch_shapes(model, args, kwargs or {}) if dynamic_batch else None
+    modes = {part: part.training for part in model.modules()}
     try:
-        model.train()
-        program = torch.export.export(
-            model, tuple(args), dict(kwargs or {}), strict=False, dynamic_shapes=shapes
-        )
-        exported = program.module(check_guards=False)
-    except Exception as error:  # torch.export raises anything that the model's own code can raise
-        raise UnsupportedModelError(
-            "torch.export cannot capture the model",
-            where=type(model).__name__,
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-            hint="remove branches on tensor values, or rewrite them with torch.where",
-        ) from error
+        if not model.training:
+            model.train()  # what is in evaluation mode inside of a model in training is frozen on purpose
+        exported = export(model, tuple(args), dict(kwargs or {}), dynamic_batch)
     finally:
-        model.train(was_training)
-    assert isinstance(exported, fx.GraphModule)
+        for part, training in modes.items():
+            part.training = training
     module = fx.GraphModule(exported, exported.graph)
     inline_blocks(module)
     drop_checks(module.graph)
     switch_training(module)
     module.graph.eliminate_dead_code()
+    use_first_names(module, model)
+    keep_out_of_state(module, model)
     module.recompile()
-    module.train(was_training)
+    module.train(model.training)
     return module
+
+
+def export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_batch: bool
+) -> fx.GraphModule:
+    try:
+        shapes = batch_shapes(model, args, kwargs) if dynamic_batch else None
+        program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
+        exported = program.module(check_guards=False)
+    except Exception as error:  # torch.export raises anything that the model's own code can raise
+        raise UnsupportedModelError(
+            "torch.export cannot capture the model",
+            where=f"{type(model).__name__}{user_line(error)}",
+            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            hint="remove branches on tensor values, or rewrite them with torch.where",
+        ) from error
+    assert isinstance(exported, fx.GraphModule)
+    return exported
+
+
+def user_line(error: Exception) -> str:
+    """The innermost line of the model's own code in a traceback."""
+    lines = [
+        f", {frame.filename}:{frame.lineno}: {frame.line}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(name in frame.filename for name in LIBRARIES)
+    ]
+    return lines[-1] if lines else ""
+
+
+def use_first_names(module: fx.GraphModule, model: nn.Module) -> None:
+    """Reads a tied parameter by the name that `named_parameters` gives it."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = dict(module.named_parameters(remove_duplicate=False))
+    for node in module.graph.find_nodes(op="get_attr"):
+        first = names.get(id(every.get(str(node.target))))
+        if first is not None and every.get(first) is every[str(node.target)]:
+            node.target = first
+
+
+def keep_out_of_state(module: fx.GraphModule, model: nn.Module) -> None:
+    """Buffers that the model does not save, and constants of its code, stay out of the state dict."""
+    saved = model.state_dict(keep_vars=True)
+    for name, _ in list(module.named_buffers(remove_duplicate=False)):
+        if name not in saved:
+            owner, _, own_name = name.rpartition(".")
+            module.get_submodule(owner)._non_persistent_buffers_set.add(own_name)
 
 
 def batch_shapes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

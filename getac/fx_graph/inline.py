@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from getac.errors import UnsupportedModelError
+
 __all__ = ["inline_blocks"]
 
 WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
@@ -26,6 +28,7 @@ def inline_blocks(module: fx.GraphModule) -> None:
 
 
 def inline(module: fx.GraphModule, node: fx.Node) -> None:
+    refuse_autocast(node)
     position = next(i for i, arg in enumerate(node.args) if is_block(module, arg))
     block_node, inputs = node.args[position], node.args[position + 1 :]
     assert isinstance(block_node, fx.Node)
@@ -49,6 +52,20 @@ def inline(module: fx.GraphModule, node: fx.Node) -> None:
                 copies[inner] = copy
         replace_results(module.graph, node, results, detached)
     module.graph.erase_node(node)
+    if not block_node.users:
+        module.graph.erase_node(block_node)
+    if not any(str(n.target).startswith(f"{name}.") for n in module.graph.find_nodes(op="get_attr")):
+        module.delete_submodule(name)
+
+
+def refuse_autocast(node: fx.Node) -> None:
+    """Without its block, an enabled autocast would be lost, and the numbers would be others."""
+    if getattr(node.target, "__name__", "") == "wrap_with_autocast" and node.args[2] is True:
+        raise UnsupportedModelError(
+            "the model computes in reduced precision by itself",
+            where=f"autocast({node.args[0]!r}, {node.args[1]})",
+            hint="take torch.autocast out of the model, and run the captured module under it instead",
+        )
 
 
 def is_block(module: fx.GraphModule, arg: Any) -> bool:

@@ -13,11 +13,12 @@ from getac.fx_graph.call import Call, Maker, call, is_tensor, table, tensor_argu
 from getac.fx_graph.rarer_operators import RARER_OPERATORS, SIZE_OPERATORS
 from getac.fx_graph.reader import CallReader, NotConstant, operator_name
 from getac.rules.contraction import Convolution, Gemm, Linear, MatMul
-from getac.rules.elementwise import Elementwise, Select
+from getac.rules.elementwise import Elementwise, ParametricRelu, Select
 from getac.rules.layout import Expand, Reshape, Transpose
 from getac.rules.normalization import BatchNorm, GroupNorm, LayerNorm, Normalized
 from getac.rules.parts import Concat, Cut, Gather, Slice, Split
 from getac.rules.pooling import Pad, Spatial
+from getac.rules.rearrange import Reordered
 from getac.rules.reduction import Reduction
 from getac.rules.source import Filled, Fresh, ShapeOf
 
@@ -47,6 +48,12 @@ def select(r: CallReader) -> Call:
     return call(r, Select(), "condition", "self", "other")
 
 
+def prelu(r: CallReader) -> Call:
+    if r.get("weight").meta["val"].numel() == 1 or r.rank() < 2:
+        return elementwise(r)
+    return call(r, ParametricRelu(), "self", "weight")
+
+
 def linear(r: CallReader) -> Call:
     return call(r, Linear(), "input", "weight", "bias")
 
@@ -62,6 +69,8 @@ def addmm(r: CallReader) -> Call:
 
 def convolution(transposed: bool) -> Maker:
     def make(r: CallReader) -> Call:
+        if r.rank("input") != r.rank("weight"):
+            raise NotConstant("an image without a batch")
         padding = r.get("padding", 0)
         padded = padding != "valid" and (isinstance(padding, str) or any(listed(padding)))
         rule = Convolution(r.integer("groups", 1), transposed, padded or transposed)
@@ -80,7 +89,11 @@ def batch_norm(r: CallReader) -> Call:
 
 
 def instance_norm(r: CallReader) -> Call:
-    return call(r, GroupNorm(), "input", "weight", "bias")
+    """With running statistics, evaluation normalises by them, as a batch norm does."""
+    names = ("input", "weight", "bias", "running_mean", "running_var")
+    if r.get("running_mean") is None:
+        return call(r, GroupNorm(), *names[:3])
+    return call(r, BatchNorm(epsilon=float(r.get("eps", 1e-5))), *names)
 
 
 def group_norm(r: CallReader) -> Call:
@@ -158,6 +171,20 @@ def permute(r: CallReader) -> Call:
     return call(r, Transpose(tuple(d % r.rank() for d in r.integers("dims"))), "self")
 
 
+def last_two_exchanged(r: CallReader) -> Call:
+    rank = r.rank()
+    return call(r, Transpose((*range(rank - 2), rank - 1, rank - 2)), "self")
+
+
+def movedim(r: CallReader) -> Call:
+    rank = r.rank()
+    source = [d % rank for d in r.integers("source")]
+    destination = [d % rank for d in r.integers("destination")]
+    moved = dict(zip(destination, source, strict=True))
+    others = iter(d for d in range(rank) if d not in source)
+    return call(r, Transpose(tuple(moved[d] if d in moved else next(others) for d in range(rank))), "self")
+
+
 def matrix_transpose(r: CallReader) -> Call:
     return call(r, Transpose(tuple(reversed(range(r.rank())))), "self")
 
@@ -191,7 +218,7 @@ def slice_(r: CallReader) -> Call:
     if start in (None, 0) and (stop is None or stop == MAXIMUM) and step == 1:
         return call(r, Slice(()), "self")
     if size is None or not all(value is None or isinstance(value, int) for value in (start, stop)):
-        raise NotConstant("its bounds are computed when the graph runs")
+        return call(r, Reordered((dimension,), "sliced at a computed place"), "self")
     cut = Cut(dimension, *slice(start, stop, step).indices(size), 0)
     return call(r, Slice((cut,)), "self", sites={"starts": "start", "ends": "end"})
 
@@ -257,19 +284,20 @@ def fresh(reason: str) -> Maker:
 OPERATORS: dict[str, Maker] = table(
     {
         elementwise: """abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or ceil
-            celu clamp clamp_max clamp_min clip cos cosh div elu eq erf exp exp2 expm1 floor floor_divide fmod ge
-            gelu gt hardsigmoid hardswish hardtanh isinf isnan le leaky_relu lerp log log1p log2 logical_and
-            logical_not logical_or logical_xor log_sigmoid lt maximum minimum mish nan_to_num ne neg pow prelu
+            celu clamp clamp_max clamp_min clip cos cosh div elu eq erf exp exp2 expm1 floor floor_divide fmod
+            ge gelu gt hardsigmoid hardswish hardtanh isinf isnan le leaky_relu lerp log log1p log2
+            logical_and logical_not logical_or logical_xor log_sigmoid lt maximum minimum mish nan_to_num ne neg pow
             reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin sinh softplus
-            softsign sqrt square sub tan tanh threshold trunc masked_fill __and__ __or__
+            sqrt square sub tan tanh threshold trunc masked_fill __and__ __or__
             ones_like zeros_like""",
         product_like: "mul",
-        same_value: """alias alpha_dropout clone contiguous detach dropout feature_dropout lift_fresh
-            lift_fresh_copy to type_as _to_copy float half bool native_dropout""",
+        same_value: """alias alpha_dropout clone contiguous detach dropout feature_alpha_dropout
+            feature_dropout lift_fresh_copy to type_as _to_copy native_dropout""",
         unknown_value: "rand_like randn_like empty_like full_like bernoulli",
+        prelu: "prelu",
         select: "where",
         linear: "linear",
-        matmul: "matmul bmm mm",
+        matmul: "matmul bmm mm mv dot",
         addmm: "addmm",
         convolution(transposed=False): "conv1d conv2d conv3d",
         convolution(transposed=True): "conv_transpose1d conv_transpose2d conv_transpose3d",
@@ -287,15 +315,17 @@ OPERATORS: dict[str, Maker] = table(
         view("size"): "view _unsafe_view",
         view("shape"): "reshape",
         unflatten: "unflatten",
-        regroup: "flatten squeeze unsqueeze",
+        regroup: "flatten ravel squeeze unsqueeze",
         transpose("dim0", "dim1"): "transpose",
         transpose("axis0", "axis1"): "swapaxes",
         permute: "permute",
+        movedim: "movedim moveaxis",
+        last_two_exchanged: "mT adjoint",
         matrix_transpose: "t numpy_T",
         expand: "expand broadcast_to",
         expand_as: "expand_as",
         concat: "cat concat",
-        split: "split chunk split_with_sizes tensor_split",
+        split: "split chunk split_with_sizes tensor_split unsafe_split unsafe_chunk",
         slice_: "slice",
         embedding: "embedding",
         index_select: "index_select",

@@ -6,19 +6,21 @@ be mistaken for 12 heads. A prime that divides no static size cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._sympy.functions import FloorDiv, Mod
 
 __all__ = ["Probe"]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Symbol -> prime."""
+    """Symbol -> prime (or a multiple, where the graph divides by a number)."""
 
     primes: Mapping[Any, int]
     _known: dict[Any, int] = field(default_factory=dict, repr=False, compare=False)  # by expression
@@ -35,7 +37,8 @@ class Probe:
                 expressions[size.node.expr] = None
         symbols = [symbol for one in expressions for symbol in sorted(one.free_symbols, key=str)]
         candidates = (n for n in primes() if not any(size and size % n == 0 for size in static))
-        return cls({symbol: next(candidates) for symbol in dict.fromkeys(symbols)})
+        divisors = divisors_of(expressions)
+        return cls({symbol: next(candidates) * divisors.get(symbol, 1) for symbol in dict.fromkeys(symbols)})
 
     @classmethod
     def per_sample(cls, graph: fx.Graph) -> Probe:
@@ -73,6 +76,17 @@ def all_sizes(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
                 yield from value.shape
             elif isinstance(value, torch.SymInt):
                 yield value
+
+
+def divisors_of(expressions: Iterable[Any]) -> dict[Any, int]:
+    """What each symbol must be a multiple of: a view of (batch, 8) as (batch / 2, 16) needs an even batch."""
+    divisors: dict[Any, int] = {}
+    for expression in expressions:
+        for quotient in expression.atoms(FloorDiv, Mod):
+            if quotient.args[1].is_Integer:
+                for symbol in quotient.free_symbols:
+                    divisors[symbol] = math.lcm(divisors.get(symbol, 1), int(quotient.args[1]))
+    return divisors
 
 
 def primes() -> Iterator[int]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from getac.fx_graph.call import Call, Maker, call, is_tensor, table
+from getac.fx_graph.call import Call, Maker, call, table
 from getac.fx_graph.reader import CallReader, NotConstant
 from getac.rules.attention import Attention
-from getac.rules.contraction import MatMul
 from getac.rules.einsum import parse
+from getac.rules.glu import GatedLinearUnit
 from getac.rules.indexing import (
     GatherElements,
     Index,
@@ -19,10 +19,12 @@ from getac.rules.indexing import (
     ScatterElements,
     TopK,
 )
+from getac.rules.matmul_add import MatMulAdd
 from getac.rules.normalization import LayerNorm, Normalized
 from getac.rules.rearrange import (
     ChannelShuffle,
     DepthToSpace,
+    Differences,
     Fold,
     Reordered,
     RepeatInterleave,
@@ -35,6 +37,7 @@ from getac.rules.rearrange import (
 )
 from getac.rules.recurrent import RecurrentLayers
 from getac.rules.sizes import SizeArithmetic
+from getac.rules.weight_norm import WeightNorm
 
 __all__ = ["RARER_OPERATORS", "SIZE_OPERATORS"]
 
@@ -49,7 +52,7 @@ def attention(r: CallReader) -> Call:
 def batched_matmul_add(r: CallReader) -> Call:
     if r.get("alpha", 1) != 1 or r.get("beta", 1) != 1:
         raise NotConstant("scaled terms")
-    return call(r, MatMul(), "batch1", "batch2", "self")
+    return call(r, MatMulAdd(), "batch1", "batch2", "self")
 
 
 def einsum(r: CallReader) -> Call:
@@ -73,7 +76,10 @@ def recurrent(gates: int, states: int) -> Maker:
             biases=r.flag("has_biases"),
             batch_first=r.flag("batch_first"),
         )
-        return Call(rule, (r.get("input"), *hidden, *r.tensors("params")))
+        parameters, cells = r.tensors("params"), rule.layers * rule.directions
+        if r.get("input") is None or len(parameters) != cells * (4 if rule.biases else 2):
+            raise NotConstant("packed sequences, or projected states")
+        return Call(rule, (r.get("input"), *hidden, *parameters))
 
     return make
 
@@ -94,6 +100,12 @@ def repeat(r: CallReader) -> Call:
     return call(r, Tile(), "self", lists={1: "repeats"})
 
 
+def tile(r: CallReader) -> Call:
+    if len(r.integers("dims")) < r.rank():
+        raise NotConstant("a list of repeats that is filled up in front")
+    return call(r, Tile(), "self", lists={1: "dims"})
+
+
 def repeat_interleave(r: CallReader) -> Call:
     if not isinstance(r.get("repeats"), int) or r.get("dim") is None:
         raise NotConstant("repeats that differ")
@@ -111,13 +123,18 @@ def unbind(r: CallReader) -> Call:
 
 
 def im2col(r: CallReader) -> Call:
-    height, width = r.integers("kernel_size")
-    return call(r, Unfold(height * width), "self")
+    return call(r, Unfold(window(r, 4)), "self")
 
 
 def col2im(r: CallReader) -> Call:
+    return call(r, Fold(window(r, 3)), "self")
+
+
+def window(r: CallReader, rank: int) -> int:
+    if r.rank() != rank:
+        raise NotConstant("an image without a batch")
     height, width = r.integers("kernel_size")
-    return call(r, Fold(height * width), "self")
+    return height * width
 
 
 def windows(r: CallReader) -> Call:
@@ -144,6 +161,10 @@ def summed(r: CallReader) -> Call:
     return call(r, Reordered((r.dimension(),), "a cumulative sum", zeros=True), "self")
 
 
+def differences(r: CallReader) -> Call:
+    return call(r, Differences(r.dimension(default=-1)), "self", "prepend", "append")
+
+
 def mixed(reason: str) -> Maker:
     def make(r: CallReader) -> Call:
         return call(r, Normalized((r.dimension(default=-1),), reason), "self")
@@ -157,8 +178,6 @@ def gather(r: CallReader) -> Call:
 
 def scatter(adds: bool) -> Maker:
     def make(r: CallReader) -> Call:
-        if not is_tensor(r.get("src")):
-            raise NotConstant("a number is scattered")
         return call(r, ScatterElements(r.dimension(), adds), "self", "index", "src")
 
     return make
@@ -193,6 +212,14 @@ def top(r: CallReader) -> Call:
     return call(r, TopK(r.dimension(default=-1)), "self")
 
 
+def order(r: CallReader) -> Call:
+    return call(r, TopK(r.dimension(default=-1), values=False), "self")
+
+
+def gated(r: CallReader) -> Call:
+    return call(r, GatedLinearUnit(r.dimension(default=-1)), "self")
+
+
 def one_hot(r: CallReader) -> Call:
     return call(r, OneHot(), "self")
 
@@ -202,11 +229,9 @@ def sampled(r: CallReader) -> Call:
 
 
 def weight_norm(r: CallReader) -> Call:
-    """v g / |v|, the norm over all dimensions but one: those are frozen."""
-    v = r.get("v")
-    kept = r.integer("dim", 0) % r.rank("v")
-    reduced = tuple(d for d in range(len(v.meta["val"].shape)) if d != kept)
-    return call(r, Normalized(reduced, "a normalised axis"), "v", "g")
+    dimension = r.integer("dim", 0)
+    kept = None if dimension == -1 else dimension % r.rank("v")
+    return call(r, WeightNorm(kept), "v", "g")
 
 
 def norm_of_last(r: CallReader) -> Call:
@@ -237,6 +262,7 @@ RARER_OPERATORS: dict[str, Maker] = table(
         pixel_unshuffle: "pixel_unshuffle",
         channel_shuffle: "channel_shuffle native_channel_shuffle",
         repeat: "repeat",
+        tile: "tile",
         repeat_interleave: "repeat_interleave",
         stack: "stack",
         unbind: "unbind select",
@@ -247,6 +273,7 @@ RARER_OPERATORS: dict[str, Maker] = table(
         moved("rolled", "dims"): "roll",
         moved("reversed", "dims"): "flip",
         summed: "cumsum",
+        differences: "diff",
         mixed("a cumulative product"): "cumprod logcumsumexp cummax cummin",
         gather: "gather",
         scatter(adds=False): "scatter",
@@ -256,7 +283,9 @@ RARER_OPERATORS: dict[str, Maker] = table(
         index_update("source", True, "index"): "index_add",
         index_update("source", False, "index"): "index_copy",
         index_update("src", False): "slice_scatter",
-        top: "topk sort argsort",
+        top: "topk sort",
+        order: "argsort",
+        gated: "glu",
         one_hot: "one_hot",
         sampled: "grid_sampler grid_sampler_2d",
         weight_norm: "_weight_norm",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +17,11 @@ class NotConstant(Exception):
 
 def operator_name(node: fx.Node) -> str:
     """`aten.conv2d` for a call of an operator, else the name of the function."""
-    target = node.target
+    return target_name(node.target)
+
+
+@cache
+def target_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._schema.name.split('::')[1]}"
     return getattr(target, "__name__", str(target))
@@ -30,20 +33,20 @@ def schema_defaults(target: torch._ops.OpOverload) -> dict[str, Any]:
     return {argument.name: argument.default_value for argument in target._schema.arguments}
 
 
-@dataclass(frozen=True)
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """Every argument under its schema name."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {f"arg{i}": value for i, value in enumerate(node.args)} | dict(node.kwargs)
+    defaults = schema_defaults(node.target)
+    return {**defaults, **dict(zip(defaults, node.args, strict=False)), **node.kwargs}
+
+
 class CallReader:
     """One call of an operator."""
 
-    node: fx.Node
-
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """Every argument under its schema name."""
-        target = self.node.target
-        if not isinstance(target, torch._ops.OpOverload):
-            return {f"arg{i}": value for i, value in enumerate(self.node.args)} | dict(self.node.kwargs)
-        defaults = schema_defaults(target)
-        return {**defaults, **dict(zip(defaults, self.node.args, strict=False)), **self.node.kwargs}
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node
+        self.arguments = arguments_of(node)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.arguments.get(name, default)

@@ -15,9 +15,11 @@ from torch import fx
 
 from getac.axes.axis import Mask
 from getac.axes.contents import Site
+from getac.fx_graph.arguments import set_argument
 from getac.fx_graph.call import Call
 from getac.fx_graph.operators import call_of
 from getac.fx_graph.reader import CallReader
+from getac.fx_graph.refresh import refresh_sizes
 from getac.fx_graph.view import FxView
 from getac.slicing import SizeChange
 
@@ -52,13 +54,14 @@ class FxEditor:
             if any(old != new for old, new in changes.values()):
                 write_node(node, changes)
         self.view.module.recompile()
+        refresh_sizes(self.view.module)
 
     def write_numbers(self, numbers: Mapping[Site, float]) -> None:
         for site, value in numbers.items():
             assert isinstance(site.node, fx.Node)
             call = call_of(site.node)
             assert call is not None
-            set_argument(site.node, argument_name(call, site), site.index, value)
+            write(site.node, argument_name(call, site), site.index, value)
         self.view.module.recompile()
 
 
@@ -72,7 +75,7 @@ def write_node(node: fx.Node, changes: Mapping[Site, SizeChange]) -> None:
         return
     for site, (old, new) in changes.items():
         if old != new:
-            set_argument(node, argument_name(call, site), site.index, -new if site.from_end else new)
+            write(node, argument_name(call, site), site.index, -new if site.from_end else new)
 
 
 def argument_name(call: Call, site: Site) -> str:
@@ -80,20 +83,12 @@ def argument_name(call: Call, site: Site) -> str:
     return call.lists[site.argument] if isinstance(site.argument, int) else call.sites[site.argument]
 
 
-def set_argument(node: fx.Node, name: str, index: int, value: Any) -> None:
-    """Sets an argument, or one entry of a list, by the schema's name."""
+def write(node: fx.Node, name: str, index: int, value: Any) -> None:
+    """Sets an argument, or one entry of a list."""
     old = CallReader(node).arguments[name]
     if isinstance(old, list | tuple):
         value = [value if position == index else entry for position, entry in enumerate(old)]
-    if not isinstance(node.target, torch._ops.OpOverload):
-        node.update_arg(int(name.removeprefix("arg")), value)  # one of Python's operators
-        return
-    names = [argument.name for argument in node.target._schema.arguments]
-    position = names.index(name)
-    if position < len(node.args):
-        node.update_arg(position, value)
-    else:
-        node.update_kwarg(name, value)
+    set_argument(node, name, value)
 
 
 def write_split(node: fx.Node, sizes: list[int]) -> None:

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from getac.fx_graph.arguments import set_argument
+from getac.fx_graph.reader import CallReader
+
 __all__ = ["switch_training"]
 
 aten = torch.ops.aten
-DROPOUTS = (
-    aten.dropout.default,
-    aten.dropout_.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-)
+FLAGS = ("training", "train", "use_input_stats")
 DIVISIONS = (aten.div_.Scalar, aten.div.Scalar, aten.div_.Tensor, aten.div.Tensor)
 DRAWS = (aten.bernoulli_.float, aten.bernoulli.p)
 
@@ -31,15 +29,13 @@ def switch_training(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target is aten.batch_norm.default and node.args[5] is True and node.args[3] is not None:
-            node.update_arg(5, flags.training())
-        elif node.target in DROPOUTS and node.args[2] is True:
-            node.update_arg(2, flags.training())
+        if (name := literal_flag(node)) is not None:
+            set_argument(node, name, flags.training())
         elif node.target is aten.add_.Tensor and is_counter(node.args[0]):
             node.update_arg(1, flags.training())  # counts batches in training only
         elif node.target is aten.scaled_dot_product_attention.default:
             switch_attention(node, flags)
-        elif node.target in DRAWS and isinstance(node.args[1], float):
+        elif node.target in DRAWS and len(node.args) > 1 and isinstance(node.args[1], float):
             switch_draw(node, flags)
         elif node.target is aten.floor.default and is_rounded_draw(node.args[0]):
             switch_rounded_draw(node, flags)
@@ -72,6 +68,14 @@ class Flags:
             with self._graph.inserting_after(drop):
                 self._probabilities[probability] = self._graph.call_function(operator.sub, (1.0, drop))
         return self._probabilities[probability]
+
+
+def literal_flag(node: fx.Node) -> str | None:
+    """The argument that says "training", where it is a literal and not for want of running statistics."""
+    arguments = CallReader(node).arguments
+    if "running_mean" in arguments and arguments["running_mean"] is None:
+        return None
+    return next((name for name in FLAGS if arguments.get(name) is True), None)
 
 
 def is_counter(node: Any) -> bool:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import fx
 
+from getac.fx_graph.aliasing import writes_what_others_read
 from getac.fx_graph.call import Call
+from getac.fx_graph.evaluate import evaluate
 from getac.fx_graph.operators import call_of
 from getac.fx_graph.probe import Probe
 from getac.fx_graph.reader import CallReader, operator_name
@@ -79,17 +80,9 @@ class FxNode:
 
     def evaluate(self, inputs: Sequence[Array | None]) -> Array:
         """Calls the operator itself on the given numbers in place of its operands."""
-        assert self.call is not None and callable(self.node.target)
-        numbers: dict[fx.Node, torch.Tensor] = {}
-        for operand, array in zip(self.call.operands, inputs, strict=False):
-            if operand is not None and array is not None:
-                numbers[operand] = torch.tensor(array, dtype=torch.float32)
-        args, kwargs = fx.node.map_arg(
-            (self.node.args, dict(self.node.kwargs)), lambda node: numbers.get(node, torch.zeros(()))
-        )
-        with torch.no_grad():
-            result = self.node.target(*args, **kwargs)
-        return np.asarray(result.to(torch.float64).numpy())
+        assert self.call is not None
+        pairs = zip(self.call.operands, inputs, strict=False)
+        return evaluate(self.node, {n: array for n, array in pairs if n is not None and array is not None})
 
 
 class FxView:
@@ -102,6 +95,7 @@ class FxView:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self.probe = Probe.of(module.graph)
+        self._attributes: dict[str, Any] = {"": module}
         self._names: dict[int, str] = {}  # tensor identity -> the first attribute that it is read by
         self._values: dict[fx.Node, Hashable] = {}
         self._sizes: dict[Hashable, tuple[int, ...] | None] = {}
@@ -123,8 +117,17 @@ class FxView:
             self.outputs = [value for n in node.all_input_nodes if (value := self._values.get(n)) is not None]
         elif node.target is operator.getitem and isinstance(node.args[0], fx.Node):
             self._add_result(node)
+        elif self._is_counter(node):
+            pass  # the batches that a norm has seen
         elif "val" in node.meta or any(n in self._values for n in node.all_input_nodes):
             self.nodes.append(self._node(node))  # all others compute with the training flag alone
+
+    def _is_counter(self, node: fx.Node) -> bool:
+        """Whether a number is computed from numbers alone, and nothing reads it: there are no axes here."""
+        if node.users or self.probe.sizes(node.meta.get("val")) != ():
+            return False
+        read = (self._values.get(n) for n in node.all_input_nodes)
+        return all(self._sizes.get(value) == () for value in read if value is not None)
 
     def _define(self, node: fx.Node, value: Hashable) -> Hashable:
         self._values[node] = value
@@ -133,13 +136,20 @@ class FxView:
         return value
 
     def _add_stored(self, node: fx.Node) -> None:
-        tensor = attribute(self.module, str(node.target))
+        tensor = self._attribute(str(node.target))
         if not isinstance(tensor, torch.Tensor):
             return  # the training flag
         stored = Stored(self._names.setdefault(id(tensor), str(node.target)))
         self._stored[stored] = tensor
         self._values[node] = stored
         self._sizes[stored] = tuple(tensor.shape)
+
+    def _attribute(self, path: str) -> Any:
+        """The attribute that a dotted name stands for; torch is slow to look one up, so it is asked once."""
+        if path not in self._attributes:
+            owner, _, name = path.rpartition(".")
+            self._attributes[path] = getattr(self._attribute(owner), name)
+        return self._attributes[path]
 
     def _add_result(self, node: fx.Node) -> None:
         source, position = node.args
@@ -148,14 +158,15 @@ class FxView:
             self._values[node] = Result(source, position)
 
     def _node(self, node: fx.Node) -> FxNode:
-        call = call_of(node)
+        call = None if writes_what_others_read(node) else call_of(node)
         lists = self._lists(node, call) if call and call.lists else {}
-        listed = {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
         operands = call.operands if call else node.all_input_nodes
         inputs: list[Hashable | None] = [None if n is None else self._values.get(n) for n in operands]
         inputs += [None] * (max(lists, default=-1) + 1 - len(inputs))
-        read = {self._values.get(n) for n in node.all_input_nodes} - {*inputs, *listed, None}
-        return FxNode(node, call, inputs, self._results(node), [v for v in read if v is not None], lists)
+        listed = {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
+        others = {self._values.get(n) for n in node.all_input_nodes if n not in operands} - listed
+        captured = [value for value in others if value is not None and value not in inputs]
+        return FxNode(node, call, inputs, self._results(node), captured, lists)
 
     def _lists(self, node: fx.Node, call: Call) -> dict[int, Sequence[int | Hashable]]:
         arguments = CallReader(node).arguments
@@ -212,11 +223,3 @@ class FxView:
     def array(self, parameter: Hashable) -> Array:
         tensor = self.tensor(parameter).detach().cpu()
         return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
-
-
-def attribute(module: torch.nn.Module, name: str) -> Any:
-    """The attribute that a dotted name stands for."""
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found

@@ -135,6 +135,7 @@ class OnnxView:
     def __init__(self, model: ir.Model, shapes: Shapes) -> None:
         self.model = model
         self.shapes = shapes
+        self._sizes: dict[ir.Value, tuple[int, ...] | None] = {}  # what was asked for: it is asked for often
         self.nodes: Sequence[OnnxNode] = [
             OnnxNode(node, rule_of(node, shapes), shapes.dtypes) for node in model.graph
         ]
@@ -148,7 +149,9 @@ class OnnxView:
 
     def sizes(self, value: Hashable) -> tuple[int, ...] | None:
         assert isinstance(value, ir.Value)
-        return self.shapes.sizes(value)
+        if value not in self._sizes:
+            self._sizes[value] = self.shapes.sizes(value)
+        return self._sizes[value]
 
     @cached_property
     def _sample_shapes(self) -> Shapes:

@@ -29,6 +29,8 @@ def parse(equation: str, ranks: Sequence[int]) -> Einsum:
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     texts = left.split(",")
+    if len(texts) != len(ranks):
+        raise ValueError(f"{equation!r} does not fit {len(ranks)} operands")
     covered = [rank - len(text.replace("...", "")) for text, rank in zip(texts, ranks, strict=True)]
     spare = [letter for letter in ascii_letters if letter not in equation]
     if any(n and (n < 0 or "..." not in text) for n, text in zip(covered, texts, strict=True)):

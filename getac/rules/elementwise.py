@@ -11,7 +11,7 @@ import numpy as np
 from getac.axes.axis import Axis
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
-__all__ = ["Elementwise", "Select", "broadcast"]
+__all__ = ["Elementwise", "ParametricRelu", "Select", "broadcast"]
 
 
 def broadcast(c: AxisContext, inputs: Sequence[Axes], sizes: tuple[int, ...]) -> Axes:
@@ -108,3 +108,18 @@ class Select(Rule):
         if x is None or y is None:
             return UNKNOWN
         return np.where(x == y, x, np.nan)  # the condition does not matter where both hold the same
+
+
+@dataclass(frozen=True)
+class ParametricRelu(Rule):
+    """max(x, 0) + slope min(x, 0) with a slope per channel: x (N, C, ...), slope (C). aten.prelu."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, slope = c.input(0), c.input(1)
+        c.same(x[1], slope[0])
+        return [x]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        """What is not negative stays."""
+        slabs = (c.slab(0, i) for i in range(len(c.sizes())))
+        return [tuple(np.where(slab >= 0, slab, np.nan) for slab in slabs)]

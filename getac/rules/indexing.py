@@ -263,7 +263,7 @@ class IndexUpdate(Rule):
 
 @dataclass(frozen=True)
 class TopK(Rule):
-    """The largest, or sorted, entries along a dimension, which is frozen. ONNX TopK, aten.topk, sort, argsort.
+    """The largest, or sorted, entries along a dimension, which is frozen. ONNX TopK, aten.topk and sort.
 
     Input: x. Outputs: the values and their indices, or (argsort) the indices alone.
 

@@ -131,7 +131,10 @@ class Slice(Rule):
         out = list(x)
         for cut in self.cuts:
             axis = x[cut.dimension]
-            if cut.step == 1 and cut.fixed:
+            if cut.step == 1 and cut.stop < cut.start:
+                c.freeze(axis, "sliced to nothing")
+                out[cut.dimension] = c.atom(0)
+            elif cut.step == 1 and cut.fixed:
                 out[cut.dimension] = self._computed_piece(c, axis, cut)
             elif cut.step != 1:
                 c.freeze(axis, "sliced in steps")

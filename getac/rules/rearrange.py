@@ -15,6 +15,7 @@ from getac.rules.parts import common
 __all__ = [
     "ChannelShuffle",
     "DepthToSpace",
+    "Differences",
     "Fold",
     "Reordered",
     "RepeatInterleave",
@@ -209,6 +210,36 @@ class Reordered(Rule):
             result = [only_zero(slab) for slab in result]
         for dimension in self.dimensions:
             result[dimension] = UNKNOWN
+        return [tuple(result)]
+
+
+@dataclass(frozen=True)
+class Differences(Rule):
+    """Differences of neighbours along a dimension, which is frozen. aten.diff.
+
+    Inputs: x, and optionally what stands before and behind it along the dimension.
+    """
+
+    dimension: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = list(c.input(0))
+        dimension = self.dimension % len(x)
+        for other in (c.optional_input(1), c.optional_input(2)):
+            for position, axis in enumerate(other or ()):
+                if position == dimension:
+                    c.freeze(axis, "differences of neighbours")
+                else:
+                    c.same(x[position], axis)
+        c.freeze(x[dimension], "differences of neighbours")
+        x[dimension] = c.frozen_atom(c.sizes()[dimension], "differences of neighbours")
+        return [tuple(x)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        there = [index for index in range(3) if c.has(index)]
+        rank = len(c.sizes())
+        result = [only_zero(common([c.slab(index, i) for index in there])) for i in range(rank)]
+        result[self.dimension % rank] = UNKNOWN
         return [tuple(result)]
 
 

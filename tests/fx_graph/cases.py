@@ -116,21 +116,21 @@ UNARY = {
     "masked_fill": "h.masked_fill(a > 0.1, 0.3)", "alias": "aten.alias(h)", "clone": "h.clone()",
     "contiguous": "h.transpose(1, 2).contiguous().transpose(1, 2)", "dropout": "F.dropout(h)",
     "alpha_dropout": "F.alpha_dropout(h, training=True)", "feature_dropout": "F.dropout1d(h)",
-    "native_dropout": "torch.native_dropout(h, 0.5, True)[0]", "to": "h.to(torch.float64).to(torch.float32)",
-    "type_as": "h.type_as(a)", "_to_copy": "aten._to_copy(h, dtype=torch.float32)", "lift_fresh": "aten.lift_fresh(h)",
+    "feature_alpha_dropout": "F.feature_alpha_dropout(h, training=True)", "native_dropout": "torch.native_dropout(h, 0.5, True)[0]", "to": "h.to(torch.float64).to(torch.float32)",
+    "type_as": "h.type_as(a)", "_to_copy": "aten._to_copy(h, dtype=torch.float32)",
     "lift_fresh_copy": "aten.lift_fresh_copy(h)", "where": "torch.where(a > 0.1, h, a)",
 }  # fmt: skip
 STEPS_AND_COMPARISONS = {
-    "bitwise_and": "((h > 0.1) & (a < 0.5)) * h", "bitwise_not": "(~(h > 0.1)) * h", "bitwise_or": "((h > 0.1) | (a < 0)) * h",
-    "ceil": "h.ceil()", "eq": "(h == a) + h", "floor": "h.floor()", "floor_divide": "torch.floor_divide(h, 0.3)",
+    "bitwise_and": "torch.bitwise_and(h > 0.1, a < 0.5) * h", "bitwise_not": "(~(h > 0.1)) * h", "bitwise_or": "torch.bitwise_or(h > 0.1, a < 0) * h",
+    "ceil": "h.ceil()", "eq": "(h == a) + h", "floor": "h.floor()", "floor_divide": "torch.floor_divide(h.detach(), 0.3) + h",
     "ge": "(h >= a) * h", "gt": "(h > a) * h", "isinf": "h.isinf() + h", "isnan": "h.isnan() + h", "le": "(h <= a) * h",
     "logical_and": "torch.logical_and(h > 0, a > 0) * h", "logical_not": "torch.logical_not(h > 0) * h",
     "logical_or": "torch.logical_or(h > 0, a > 0) * h", "logical_xor": "torch.logical_xor(h > 0, a > 0) * h", "lt": "(h < a) * h",
     "ne": "(h != a) * h", "round": "h.round()", "sgn": "h.sgn()", "sign": "h.sign()", "trunc": "h.trunc()",
     "__and__": "aten.__and__(h > 0.1, a < 0.5) * h", "__or__": "aten.__or__(h > 0.1, a < 0) * h",
-    "ones_like": "torch.ones_like(h) + h", "zeros_like": "torch.zeros_like(h) + h", "detach": "h.detach()", "float": "aten.float(h)",
-    "half": "aten.half(h).float()", "bool": "h.bool() * h", "rand_like": "torch.rand_like(h) * 0 + h", "randn_like": "torch.randn_like(h) * 0 + h",
-    "empty_like": "torch.empty_like(h).fill_(2.0) + h", "full_like": "torch.full_like(h, 2.0) + h", "bernoulli": "torch.bernoulli(h.sigmoid()) * 0 + h",
+    "ones_like": "torch.ones_like(h) + h", "zeros_like": "torch.zeros_like(h) + h", "detach": "h.detach()",
+    "rand_like": "torch.rand_like(h) * 0 + h", "randn_like": "torch.randn_like(h) * 0 + h",
+    "empty_like": "torch.empty_like(h).bernoulli_(0.5) * 0 + h", "full_like": "torch.full_like(h, 2.0) + h", "bernoulli": "torch.bernoulli(h.sigmoid()) * 0 + h",
 }  # fmt: skip
 ELEMENTWISE = {
     **{name: [sequence(lambda_of(text), 8)] for name, text in UNARY.items()},

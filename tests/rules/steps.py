@@ -1,4 +1,4 @@
-"""Graphs of torch functions, to try rules on that no ONNX operator follows; and the law of slicing on them."""
+"""Graphs of torch functions, for rules that no ONNX operator follows; and the law of slicing on them."""
 
 from __future__ import annotations
 
@@ -103,6 +103,9 @@ class Graph:
         values = self.run(self.tensors)
         return tuple(values[str(value)].shape)
 
+    def sizes_per_sample(self, value: Hashable) -> tuple[int, ...] | None:
+        return self.sizes(value)
+
     def is_float(self, value: Hashable) -> bool:
         return self.run(self.tensors)[str(value)].is_floating_point()
 
@@ -113,7 +116,9 @@ class Graph:
         return self.tensors[str(parameter)].numpy()
 
 
-def graph(steps: Sequence[Step], tensors: Mapping[str, Sequence[int] | torch.Tensor], x: Sequence[int]) -> Graph:
+def graph(
+    steps: Sequence[Step], tensors: Mapping[str, Sequence[int] | torch.Tensor], x: Sequence[int]
+) -> Graph:
     """Shapes among the tensors are filled with random numbers, and so is the input x."""
     generator = torch.Generator().manual_seed(0)
     filled = {
@@ -174,5 +179,3 @@ def check_law(net: Graph, seed: int = 0) -> tuple[tuple[int, ...], float]:
     assert before.shape == after.shape
     difference = float((before - after).abs().max() / before.abs().max().clamp(min=1e-6))
     return tuple(one.size for one in analysis.classes), difference
-
-

@@ -98,7 +98,8 @@ REFUSALS = {
         "a reshape splits the axis where its units do not", "u", "t", 0,
     ),
     "opaque": Refusal(
-        sequence(UNKNOWN_OPERATOR), "touches DynamicQuantizeLinear: no rule for this operator", "q", dimension=2
+        sequence(UNKNOWN_OPERATOR), "touches DynamicQuantizeLinear: no rule for this operator", "q",
+        dimension=2,
     ),
     "unknown shape": Refusal(
         sequence("f = Flatten<axis=2>(h)  t = NonZero(f)  u = Transpose(t)  v = Cast<to=1>(u)"

@@ -13,14 +13,15 @@ from getac.axes.analysis import analyze_view
 from getac.axes.axis import leaves
 from getac.rules.attention import Attention
 from getac.rules.contraction import Convolution
+from getac.rules.glu import GatedLinearUnit
 from getac.rules.indexing import Index, IndexPut, IndexUpdate, TopK
 from getac.rules.layout import Reshape, Transpose
 from getac.rules.matmul_add import MatMulAdd
 from getac.rules.rearrange import (
     ChannelShuffle,
     DepthToSpace,
-    RepeatInterleave,
     Reordered,
+    RepeatInterleave,
     SpaceToDepth,
     Stack,
     Tile,
@@ -57,30 +58,46 @@ def heads(name: str, count: int, size: int) -> list[Step]:
 
 
 def attention(rule: Attention, query_heads: int, key_heads: int, masked: bool = False) -> Graph:
-    def function(*inputs: torch.Tensor, scale: float | None = None) -> torch.Tensor:
+    def function(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        *,
+        scale: float | None = None,
+    ) -> torch.Tensor:
         return functional.scaled_dot_product_attention(
-            *inputs, is_causal=rule.causal, scale=scale, enable_gqa=rule.grouped
+            q, k, v, mask, is_causal=rule.causal, scale=scale, enable_gqa=rule.grouped
         )
 
     inputs = ("q", "k", "v", "mask") if masked else ("q", "k", "v")
     weights = {"w_q": (6, query_heads * 4), "w_k": (6, key_heads * 4), "w_v": (6, key_heads * 3)}
     steps = [
-        *heads("q", query_heads, 4), *heads("k", key_heads, 4), *heads("v", key_heads, 3),
+        *heads("q", query_heads, 4),
+        *heads("k", key_heads, 4),
+        *heads("v", key_heads, 3),
         Step(rule, function, inputs, ("a",)),
-        permute("a", "b", 0, 2, 1, 3), view("b", "c", 2, 5, query_heads * 3), matmul("c", "w_o", "y"),
-    ]  # fmt: skip
+        permute("a", "b", 0, 2, 1, 3),
+        view("b", "c", 2, 5, query_heads * 3),
+        matmul("c", "w_o", "y"),
+    ]
     tensors: dict[str, Sequence[int]] = {**weights, "w_o": (query_heads * 3, 6)}
     return graph(steps, {**tensors, **({"mask": (query_heads, 5, 5)} if masked else {})}, (2, 5, 6))
 
 
-def recurrent(kind: str, gates: int, directions: int = 1, biases: bool = True, batch_first: bool = False) -> Graph:
+def recurrent(
+    kind: str, gates: int, directions: int = 1, biases: bool = True, batch_first: bool = False
+) -> Graph:
     states = 2 if kind == "lstm" else 1
     each = 4 if biases else 2
 
     def function(x: torch.Tensor, *rest: torch.Tensor) -> Sequence[torch.Tensor]:
         given = rest[:2] if states == 2 else rest[0]
         call = getattr(torch._VF, kind)
-        return call(x, given, rest[states:], biases, 2, 0.0, False, directions == 2, batch_first)
+        result: Sequence[torch.Tensor] = call(
+            x, given, rest[states:], biases, 2, 0.0, False, directions == 2, batch_first
+        )
+        return result
 
     tensors: dict[str, Sequence[int]] = {"w_in": (6, 7)}
     tensors |= {f"s{i}": (2 * directions, 4 if not batch_first else 2, 5) for i in range(states)}
@@ -109,12 +126,15 @@ def channels(step: Step, out: int) -> Graph:
 
 def stacked(dimension: int) -> Graph:
     steps = [
-        matmul("x", "w_a", "a"), matmul("x", "w_b", "b"),
+        matmul("x", "w_a", "a"),
+        matmul("x", "w_b", "b"),
         Step(Stack(dimension), lambda *t: torch.stack(t, dimension), ("a", "b"), ("s",)),
         Step(Unbind(dimension), lambda s: s.unbind(dimension), ("s",), ("c", "d")),
         Step(Unbind(dimension), lambda s: s.select(dimension, 1), ("s",), ("e",)),
-        multiply("c", "d", "f"), multiply("f", "e", "r"), matmul("r", "w_out", "y"),
-    ]  # fmt: skip
+        multiply("c", "d", "f"),
+        multiply("f", "e", "r"),
+        matmul("r", "w_out", "y"),
+    ]
     return graph(steps, {"w_a": (6, 8), "w_b": (6, 8), "w_out": (8, 5)}, (3, 4, 6))
 
 
@@ -123,8 +143,10 @@ def unfolded() -> Graph:
     steps = [
         convolution("x", "w_in", "h"),
         Step(Unfold(9), lambda h: functional.unfold(h, 3, padding=1), ("h",), ("cols",)),
-        matmul("w", "cols", "o"), permute("o", "r", 0, 2, 1), matmul("r", "w_out", "y"),
-    ]  # fmt: skip
+        matmul("w", "cols", "o"),
+        permute("o", "r", 0, 2, 1),
+        matmul("r", "w_out", "y"),
+    ]
     return graph(steps, {"w_in": (8, 3, 1, 1), "w": (7, 72), "w_out": (7, 5)}, (2, 3, 4, 4))
 
 
@@ -140,8 +162,9 @@ def weight_normed() -> Graph:
     steps = [
         matmul("x", "w_in", "h"),
         Step(WeightNorm(1), lambda v, g: torch._weight_norm(v, g, 1), ("v", "g"), ("w",)),
-        matmul("h", "w", "r"), matmul("r", "w_out", "y"),
-    ]  # fmt: skip
+        matmul("h", "w", "r"),
+        matmul("r", "w_out", "y"),
+    ]
     return graph(steps, {"w_in": (6, 8), "v": (8, 7), "g": (1, 7), "w_out": (7, 3)}, (2, 5, 6))
 
 
@@ -155,12 +178,24 @@ def summed_attention(rule: Attention) -> Graph:
 
 
 LAWS = {
-    "baddbmm": (columns(Step(MatMulAdd(), lambda a, b, s: torch.baddbmm(s, a, b), ("h", "b", "s"), ("r",)), 7, b=(3, 8, 7), s=(7,)), (8, 7)),
+    "glu": (columns(Step(GatedLinearUnit(), functional.glu, ("h",), ("r",)), 4), (4,)),
+    "baddbmm": (
+        columns(
+            Step(MatMulAdd(), lambda a, b, s: torch.baddbmm(s, a, b), ("h", "b", "s"), ("r",)),
+            7,
+            b=(3, 8, 7),
+            s=(7,),
+        ),
+        (8, 7),
+    ),
     "weight norm": (weight_normed(), (8,)),
     "sum of attention": (summed_attention(Attention()), (4, 4, 3)),
     "sum of grouped attention": (summed_attention(Attention(grouped=True)), (4,)),
     "argsort": (
-        columns(Step(TopK(1, values=False), lambda h: h.argsort(dim=1, stable=True).float(), ("h",), ("r",)), 8), (8,)
+        columns(
+            Step(TopK(1, values=False), lambda h: h.argsort(dim=1, stable=True).float(), ("h",), ("r",)), 8
+        ),
+        (8,),
     ),
     "attention": (attention(Attention(), 2, 2), (2, 4, 3)),
     "attention with a mask": (attention(Attention(), 2, 2, masked=True), (2, 4, 3)),
@@ -175,52 +210,109 @@ LAWS = {
     "rnn_tanh": (recurrent("rnn_tanh", 1), (7, 5)),
     "rnn_relu": (recurrent("rnn_relu", 1), (7, 5)),
     "channel_shuffle": (
-        channels(Step(ChannelShuffle(4), torch.channel_shuffle, ("h",), ("r",), {"groups": 4}), 8), (4, 2)
+        channels(Step(ChannelShuffle(4), torch.channel_shuffle, ("h",), ("r",), {"groups": 4}), 8),
+        (4, 2),
     ),
-    "pixel_shuffle": (channels(Step(DepthToSpace(2, False), lambda h: functional.pixel_shuffle(h, 2), ("h",), ("r",)), 2), (2,)),
-    "pixel_unshuffle": (channels(Step(SpaceToDepth(2, False), lambda h: functional.pixel_unshuffle(h, 2), ("h",), ("r",)), 32), (8,)),
+    "pixel_shuffle": (
+        channels(Step(DepthToSpace(2, False), lambda h: functional.pixel_shuffle(h, 2), ("h",), ("r",)), 2),
+        (2,),
+    ),
+    "pixel_unshuffle": (
+        channels(
+            Step(SpaceToDepth(2, False), lambda h: functional.pixel_unshuffle(h, 2), ("h",), ("r",)), 32
+        ),
+        (8,),
+    ),
     "repeat_interleave": (
-        columns(Step(RepeatInterleave(-1), lambda h, repeats: h.repeat_interleave(repeats, -1), ("h",), ("r",), {"repeats": 3}), 24),
+        columns(
+            Step(
+                RepeatInterleave(-1),
+                lambda h, repeats: h.repeat_interleave(repeats, -1),
+                ("h",),
+                ("r",),
+                {"repeats": 3},
+            ),
+            24,
+        ),
         (8, 3),
     ),
-    "repeat": (columns(Step(Tile(), lambda h, list1: h.repeat(list1), ("h",), ("r",), {1: [2, 1, 1, 3]}), 24), (8, 3)),
+    "repeat": (
+        columns(Step(Tile(), lambda h, list1: h.repeat(list1), ("h",), ("r",), {1: [2, 1, 1, 3]}), 24),
+        (8, 3),
+    ),
     "roll": (columns(Step(Reordered((1,), "rolled"), lambda h: h.roll(1, 1), ("h",), ("r",)), 8), (8,)),
     "stack": (stacked(1), (8,)),
     "stack at the end": (stacked(-1), (8,)),
     "im2col": (unfolded(), (8, 7)),
     "unfold": (
         graph(
-            [matmul("x", "w_in", "h"), Step(Windows(1), lambda h: h.unfold(1, 2, 1), ("h",), ("u",)),
-             permute("u", "r", 0, 1, 3, 2), matmul("r", "w_out", "y")],
-            {"w_in": (6, 8), "w_out": (8, 5)}, (3, 4, 6)),
+            [
+                matmul("x", "w_in", "h"),
+                Step(Windows(1), lambda h: h.unfold(1, 2, 1), ("h",), ("u",)),
+                permute("u", "r", 0, 1, 3, 2),
+                matmul("r", "w_out", "y"),
+            ],
+            {"w_in": (6, 8), "w_out": (8, 5)},
+            (3, 4, 6),
+        ),
         (8,),
     ),
     "index": (columns(Step(Index((0,)), lambda h, i: h[i], ("h", "i"), ("r",)), 8, i=PICKS), (8,)),
     "index neighbours": (
-        columns(Step(Index((0, 1)), lambda h, i, j: h[i, j], ("h", "i", "j"), ("r",)), 8, i=PICKS, j=PICKS[0]), (8,)
+        columns(
+            Step(Index((0, 1)), lambda h, i, j: h[i, j], ("h", "i", "j"), ("r",)), 8, i=PICKS, j=PICKS[0]
+        ),
+        (8,),
     ),
     "index apart": (
         graph(
-            [matmul("x", "w_in", "h"), permute("h", "t", 0, 2, 1),
-             Step(Index((0, 2)), lambda h, i, j: h[i, :, j], ("t", "i", "j"), ("r",)), matmul("r", "w_out", "y")],
-            {"w_in": (6, 8), "i": PICKS, "j": PICKS, "w_out": (8, 5)}, (3, 4, 6)),
+            [
+                matmul("x", "w_in", "h"),
+                permute("h", "t", 0, 2, 1),
+                Step(Index((0, 2)), lambda h, i, j: h[i, :, j], ("t", "i", "j"), ("r",)),
+                matmul("r", "w_out", "y"),
+            ],
+            {"w_in": (6, 8), "i": PICKS, "j": PICKS, "w_out": (8, 5)},
+            (3, 4, 6),
+        ),
         (8,),
     ),
     "index_put": (
-        columns(Step(IndexPut((1,)), lambda h, v, i: h.index_put((torch.arange(3)[:, None], i), v), ("h", "v", "i"), ("r",)), 8,
-                v=(3, 2, 8), i=torch.tensor([0, 2])), (8,)
+        columns(
+            Step(
+                IndexPut((1,)),
+                lambda h, v, i: h.index_put((torch.arange(3)[:, None], i), v),
+                ("h", "v", "i"),
+                ("r",),
+            ),
+            8,
+            v=(3, 2, 8),
+            i=torch.tensor([0, 2]),
+        ),
+        (8,),
     ),
     "index_put neighbours": (
-        columns(Step(IndexPut((0, 1)), put, ("h", "v", "i", "j"), ("r",)), 8, v=(2, 8), i=PICKS[0], j=PICKS[1]), (8,)
+        columns(
+            Step(IndexPut((0, 1)), put, ("h", "v", "i", "j"), ("r",)), 8, v=(2, 8), i=PICKS[0], j=PICKS[1]
+        ),
+        (8,),
     ),
     "index_add": (
-        columns(Step(IndexUpdate(1, adds=True), lambda h, v, i: h.index_add(1, i, v), ("h", "v", "i"), ("r",)), 8,
-                v=(3, 2, 8), i=torch.tensor([0, 2])), (8,)
+        columns(
+            Step(IndexUpdate(1, adds=True), lambda h, v, i: h.index_add(1, i, v), ("h", "v", "i"), ("r",)),
+            8,
+            v=(3, 2, 8),
+            i=torch.tensor([0, 2]),
+        ),
+        (8,),
     ),
     "slice_scatter": (
-        columns(Step(IndexUpdate(1), lambda h, v: h.slice_scatter(v, 1, 1, 3), ("h", "v"), ("r",)), 8, v=(3, 2, 8)), (8,)
+        columns(
+            Step(IndexUpdate(1), lambda h, v: h.slice_scatter(v, 1, 1, 3), ("h", "v"), ("r",)), 8, v=(3, 2, 8)
+        ),
+        (8,),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("net", "units"), LAWS.values(), ids=LAWS.keys())
@@ -249,10 +341,17 @@ def reasons(net: Graph, value: str, dimension: int) -> set[str]:
 def test_a_causal_mask_freezes_the_queries() -> None:
     """The queries are stored tokens; every one sees as many keys as its position says."""
     steps = [
-        Step(Attention(causal=True), lambda *t, scale=None: functional.scaled_dot_product_attention(*t, is_causal=True, scale=scale),
-             ("tokens", "k", "v"), ("a",)),
-        permute("a", "b", 0, 2, 1), matmul("b", "w_out", "y"),
-    ]  # fmt: skip
+        Step(
+            Attention(causal=True),
+            lambda q, k, v, scale=None: functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=scale
+            ),
+            ("tokens", "k", "v"),
+            ("a",),
+        ),
+        permute("a", "b", 0, 2, 1),
+        matmul("b", "w_out", "y"),
+    ]
     steps = [matmul("x", "w_k", "k"), matmul("x", "w_v", "v"), *steps]
     net = graph(steps, {"w_k": (6, 4), "w_v": (6, 4), "tokens": (2, 7, 4), "w_out": (7, 3)}, (2, 5, 6))
     assert reasons(net, "tokens", 1) == {"the positions of a causal mask (a)"}

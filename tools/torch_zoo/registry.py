@@ -8,6 +8,7 @@ from tools.torch_zoo.convnext import convnext
 from tools.torch_zoo.dense_prediction import super_resolution, unet
 from tools.torch_zoo.densenet import densenet
 from tools.torch_zoo.example import Example
+from tools.torch_zoo.fused_attention import fused_vit
 from tools.torch_zoo.inception import inception
 from tools.torch_zoo.mobile import efficientnet, mobilenet
 from tools.torch_zoo.resnet import resnet, resnext
@@ -32,6 +33,7 @@ FAMILIES: tuple[Callable[[], Example], ...] = (
     super_resolution,
     lstm_tagger,
     graph_network,
+    fused_vit,
     vit,
     swin,
     clip,

@@ -19,6 +19,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
+    "max_position_embeddings": 16,
 }
 NO_WORDS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
@@ -37,7 +38,7 @@ def bert() -> Example:
 
 
 def distilbert() -> Example:
-    config = transformers.DistilBertConfig(vocab_size=WORDS, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+    config = transformers.DistilBertConfig(vocab_size=WORDS, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=16)
     return Example(transformers.DistilBertForMaskedLM(config), (), {"input_ids": words()})
 
 
@@ -49,7 +50,7 @@ def albert() -> Example:
 
 def gpt2() -> Example:
     """Query, key and value lie in one weight; embedding and head are tied."""
-    config = transformers.GPT2Config(vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, **NO_WORDS)
+    config = transformers.GPT2Config(vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=16, **NO_WORDS)
     return Example(transformers.GPT2LMHeadModel(config), (), {"input_ids": words(), "use_cache": False})
 
 

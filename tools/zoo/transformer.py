@@ -19,9 +19,10 @@ def transformer(
     tokens: int = 64,
     classes: int = 10,
     seed: int = 0,
+    builder: type[GraphBuilder] = GraphBuilder,
 ) -> onnx.ModelProto:
     """(N, tokens, width) to (N, tokens, classes); `width` is divisible by `heads`."""
-    g = GraphBuilder("transformer", seed)
+    g = builder("transformer", seed)
     x = g.input("embedding", tokens, width)
     for _ in range(layers):
         x = g.add(x, _attention(g, g.layer_norm(x), heads))

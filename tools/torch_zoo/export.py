@@ -1,0 +1,74 @@
+"""Exports a PyTorch module to ONNX as it is, without optimisation, and in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from getac.fx_graph.capture import batch_shapes
+
+__all__ = ["export", "export_legacy", "feeds_of"]
+
+
+def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> onnx.ModelProto:
+    """torch's exporter by torch.export, with an open batch size."""
+    module.eval()
+    with silence():
+        program = torch.onnx.export(
+            module,
+            tuple(args),
+            kwargs=dict(kwargs),
+            dynamo=True,
+            optimize=False,  # keeps the names and the layouts of the parameters
+            dynamic_shapes=batch_shapes(module, args, kwargs),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def export_legacy(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> onnx.ModelProto:
+    """torch's exporter by tracing; the batch size is open where it can tell."""
+    names = [name for name, value in batch_shapes(module, args, kwargs).items() if value is not None]
+    with silence(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module.eval(),
+            tuple(args),
+            str(path),
+            kwargs=dict(kwargs),
+            dynamo=False,
+            input_names=names,
+            dynamic_axes={name: {0: "batch"} for name in names},
+        )
+        return onnx.load(path)
+
+
+def feeds_of(model: onnx.ModelProto, inputs: Any) -> dict[str, Any]:
+    """The tensors among a module's inputs, under the names of the model's; those that it dropped too."""
+    tensors = [leaf.numpy() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    return dict(zip((spec.name for spec in model.graph.input), tensors, strict=True))
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Hides what the exporter says about itself: progress on stdout, advice in the log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
