@@ -10,13 +10,14 @@ import onnx_ir as ir
 
 from getac.agreement import Batch
 from getac.cost import LayerCost, layer_costs, stored_bytes, weight_bytes
+from getac.executed import Kernel, executed_kernels, layer_kernels, trace_layer
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.pipeline import Refusal
 from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement
 from getac.plan import versions
 from getac.quantizer import Quantizer
 from getac.report import Latency, LayerReport, Report, Totals
-from getac.runtime import Kernel, executed_kernels, layer_kernels, measure_latency, open_session, trace_layer
+from getac.runtime import measure_latency, open_session
 from getac.verification import Models, Verification
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from getac.cli import app
-from getac.demo import DemoResult, check_packages, run_demo, shrink, silence
+from getac.demo import DemoResult, check_packages, run_demo
+from getac.demo_training import shrink, silence
 from getac.errors import GetacError, OutputError
 from getac.runtime import open_session, run
 

@@ -8,18 +8,8 @@ import onnxruntime as ort
 import pytest
 
 from getac.errors import GetacError, UnsupportedModelError
-from getac.runtime import (
-    ExecutedNode,
-    Kernel,
-    Layer,
-    executed_kernels,
-    layer_kernels,
-    measure_latency,
-    open_session,
-    run,
-    trace_layer,
-    with_outputs,
-)
+from getac.executed import ExecutedNode, Kernel, Layer, executed_kernels, layer_kernels, trace_layer
+from getac.runtime import measure_latency, open_session, run, with_outputs
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 

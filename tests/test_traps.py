@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 import getac
-from getac.runtime import executed_kernels
+from getac.executed import executed_kernels
 
 lower = partial(getac.lower, bench=False)
 F32 = np.float32

@@ -14,8 +14,9 @@ from torch import fx, nn
 from torch.utils import _pytree
 
 from getac.axes.analysis import Analysis, analyze_view
-from getac.axes.axis import Axis, Mask
+from getac.axes.axis import Axis, Mask, leaves
 from getac.fx_graph.capture import capture
+from getac.fx_graph.reader import operator_name
 from getac.fx_graph.slicing import FxEditor
 from getac.fx_graph.view import FxView, Stored
 from getac.slicing import cut_units
@@ -41,7 +42,8 @@ class FxOutcome:
 
     Args:
         module: The sliced module.
-        units: The sizes of the open classes before slicing.
+        analysis: Of the module before slicing.
+        operators: The names of the operators that were captured.
         removed: How many units were removed.
         stored: The share of the parameters that the removal cut away.
         difference: The largest difference between masked and sliced, at two batch sizes, relative to the
@@ -50,11 +52,23 @@ class FxOutcome:
     """
 
     module: fx.GraphModule
-    units: tuple[int, ...]
+    analysis: Analysis
+    operators: frozenset[str]
     removed: int
     stored: float
     difference: float
     without_gradient: tuple[str, ...]
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The sizes of the open classes before slicing."""
+        return tuple(one.size for one in self.analysis.classes)
+
+    @property
+    def reasons(self) -> frozenset[str]:
+        """Why axes are frozen, of stored tensors or not."""
+        axes = (axis for value in self.analysis.axes.values() for axis in value)
+        return frozenset(leaf.frozen.reason for axis in axes for leaf in leaves(axis) if leaf.frozen)
 
 
 def randomize(model: nn.Module, seed: int) -> None:
@@ -122,7 +136,7 @@ def check_law(
     module = capture(model.eval(), args, kwargs)
     analysis = analyzed(module)
     masks = choose(analysis, np.random.default_rng(seed))
-    units = tuple(one.size for one in analysis.classes)
+    operators = frozenset(operator_name(n) for n in module.graph.nodes if n.op == "call_function")
     before = parameter_count(module)
     masked = masked_copy(module, analysis, masks)
     cut(analysis, masks)
@@ -132,7 +146,8 @@ def check_law(
     worst = max(difference(outputs_of(masked, *given), outputs_of(module, *given)) for given in inputs)
     removed = sum(int((~mask).sum()) for mask in masks.values())
     stored = 1 - parameter_count(module) / max(before, 1)
-    return FxOutcome(module, units, removed, stored, worst, train_step(module, *inputs[-1]))
+    stuck = train_step(module, *inputs[-1])
+    return FxOutcome(module, analysis, operators, removed, stored, worst, stuck)
 
 
 def parameter_count(module: nn.Module) -> int:

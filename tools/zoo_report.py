@@ -11,32 +11,24 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from tools.torch_zoo.check import Finding, check_captured, check_exported
-from tools.torch_zoo.example import Example
 from tools.torch_zoo.export import export, export_legacy
-from tools.torch_zoo.registry import TORCH_ZOO
+from tools.torch_zoo.registry import TORCH_ZOO, example
 
 COLUMNS = ("model", "graph", "nodes", "classes", "prunable", "kept", "error", "effect", "ms", "opaque")
 
 
-def fresh(name: str) -> Example:
-    """The model with the same random weights every time."""
-    torch.manual_seed(0)
-    return TORCH_ZOO[name]()
-
-
 def findings(name: str, legacy: bool) -> Iterator[tuple[str, Finding | str]]:
     """Graph -> what was found there, or why it could not be exported."""
-    captured = check_captured(fresh(name))
+    captured = check_captured(example(name))
     yield "fx", captured.finding
     for graph, exporter in [("onnx", export)] + [("legacy", export_legacy)] * legacy:
-        example = fresh(name)
+        made = example(name)
         try:
-            model = exporter(example.module, example.args, example.kwargs)
+            model = exporter(made.module, made.args, made.kwargs)
         except Exception as error:  # the exporters raise whatever their own passes raise
             yield graph, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
         else:
@@ -51,6 +43,10 @@ def row(name: str, graph: str, found: Finding | str) -> tuple[str, ...]:
     return (name, graph, str(found.nodes), str(found.classes), *numbers, time, "; ".join(found.opaque))
 
 
+def plain(found: Finding | str) -> object:
+    return found if isinstance(found, str) else asdict(found)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(TORCH_ZOO), help="default: all")
@@ -59,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     found = {name: dict(findings(name, options.legacy)) for name in options.models}
     if options.json:
-        print(json.dumps({name: {g: f if isinstance(f, str) else asdict(f) for g, f in by.items()} for name, by in found.items()}))
+        print(json.dumps({name: {graph: plain(one) for graph, one in by.items()} for name, by in found.items()}))
         return
     table = Table(*COLUMNS)
     for name, by_graph in found.items():

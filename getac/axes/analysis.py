@@ -137,10 +137,11 @@ def analyze_view(view: GraphView, wishes: Wishes = NO_WISHES) -> Analysis:
     for value in view.parameters:
         name = view.name_of(value)
         for dimension, axis in enumerate(inference.axes.get(value, ())):
-            member = Member(value, name, dimension, axis)
-            for leaf in dict.fromkeys(leaves(axis)):
-                if leaf.size > 1:
-                    members.setdefault(leaf, []).append(member)
+            if axis.size > 1:
+                member = Member(value, name, dimension, axis)
+                for leaf in dict.fromkeys(leaves(axis)):
+                    if leaf.size > 1:
+                        members.setdefault(leaf, []).append(member)
     roles = name_atoms(inference.roles)
     classes: list[PruningClass] = []
     frozen: list[FrozenAxis] = []

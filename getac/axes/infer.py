@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,7 +121,7 @@ def add_value(view: GraphView, result: Inference, value: Hashable, frozen: str |
 
 def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Hashable, Contents]) -> None:
     """Lets the node's rule speak, or makes the node opaque and says why."""
-    reason = why_opaque(view, node, result)
+    reason = why_opaque(view, node, result, contents)
     context = Context(view, node, result, contents)
     if reason is not None:
         result.opaque.append(OpaqueNode(node.name, node.operator, reason))
@@ -135,7 +135,9 @@ def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Has
         context.set_output(value, axes)
 
 
-def why_opaque(view: GraphView, node: NodeView, result: Inference) -> str | None:
+def why_opaque(
+    view: GraphView, node: NodeView, result: Inference, contents: Mapping[Hashable, Contents]
+) -> str | None:
     if node.rule is None:
         return "no rule for this operator"
     for value in node.inputs:
@@ -143,12 +145,20 @@ def why_opaque(view: GraphView, node: NodeView, result: Inference) -> str | None
             continue
         if value not in result.axes:
             return f"the shape of its input {view.name_of(value)} is not known"
-        if 0 in (view.sizes(value) or ()):
+        if 0 in (view.sizes(value) or ()) and not is_empty_list(view, value, contents):
             return f"its input {view.name_of(value)} is empty"
     for value in node.outputs:
         if view.sizes(value) is None:
             return f"the shape of its output {view.name_of(value)} is not known"
     return None
+
+
+def is_empty_list(view: GraphView, value: Hashable, contents: Mapping[Hashable, Contents]) -> bool:
+    """Whether a value lists the sizes of no dimensions: the shape of a scalar, or Shape(x)[0:0]."""
+    if contents.get(value) == ():
+        return True
+    numbers = view.small_constant(value)
+    return numbers is not None and numbers.shape == (0,) and np.issubdtype(numbers.dtype, np.integer)
 
 
 class Context:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -31,14 +32,17 @@ class Probe:
         expressions: dict[Any, None] = {}  # few, however many sizes there are
         static = {1}
         for size in all_sizes(graph):
-            if isinstance(size, int):
-                static.add(size)
-            else:
+            if isinstance(size, torch.SymInt):
                 expressions[size.node.expr] = None
-        symbols = [symbol for one in expressions for symbol in sorted(one.free_symbols, key=str)]
+            else:
+                static.add(size)
+        symbols = [
+            symbol for one in expressions for symbol in sorted(one.free_symbols, key=attrgetter("name"))
+        ]
         candidates = (n for n in primes() if not any(size and size % n == 0 for size in static))
         divisors = divisors_of(expressions)
-        return cls({symbol: next(candidates) * divisors.get(symbol, 1) for symbol in dict.fromkeys(symbols)})
+        sizes = {symbol: next(candidates) * divisors.get(symbol, 1) for symbol in dict.fromkeys(symbols)}
+        return cls(sizes, dict(sizes))
 
     @classmethod
     def per_sample(cls, graph: fx.Graph) -> Probe:
@@ -71,7 +75,7 @@ class Probe:
 def all_sizes(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
     for node in graph.nodes:
         values = node.meta.get("val")
-        for value in values if isinstance(values, list | tuple) else [values]:
+        for value in values if isinstance(values, list | tuple) else (values,):
             if isinstance(value, torch.Tensor):
                 yield from value.shape
             elif isinstance(value, torch.SymInt):

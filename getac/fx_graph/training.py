@@ -16,6 +16,7 @@ __all__ = ["switch_training"]
 aten = torch.ops.aten
 FLAGS = ("training", "train", "use_input_stats")
 DIVISIONS = (aten.div_.Scalar, aten.div.Scalar, aten.div_.Tensor, aten.div.Tensor)
+ROUNDINGS = (aten.floor.default, aten.floor_.default)
 DRAWS = (aten.bernoulli_.float, aten.bernoulli.p)
 
 
@@ -37,7 +38,7 @@ def switch_training(module: fx.GraphModule) -> None:
             switch_attention(node, flags)
         elif node.target in DRAWS and len(node.args) > 1 and isinstance(node.args[1], float):
             switch_draw(node, flags)
-        elif node.target is aten.floor.default and is_rounded_draw(node.args[0]):
+        elif node.target in ROUNDINGS and is_rounded_draw(node.args[0]):
             switch_rounded_draw(node, flags)
 
 

@@ -109,6 +109,8 @@ class NodeInference:
         unknown: Sequence[Array | None] = [None] * len(self.proto.output)
         if self.proto.domain != "" or self.proto.op_type not in _EVALUATED:
             return unknown
+        if self.proto.op_type == "CastLike":
+            data = _with_type_alone(data, outputs)
         if any(name and array is None for name, array in zip(self.proto.input, data, strict=True)):
             return unknown
         if not self._is_bounded(outputs):
@@ -170,6 +172,16 @@ def prepare(
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     return NodeInference(proto, schema, imports, evaluators)
+
+
+def _with_type_alone(
+    data: Sequence[Array | None], outputs: Sequence[onnx.TypeProto | None]
+) -> Sequence[Array | None]:
+    """Of the tensor whose type CastLike takes, nothing but the type matters; it is the output's."""
+    kind = outputs[0].tensor_type.elem_type if outputs[0] is not None else 0
+    if not kind:
+        return data
+    return [data[0], np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(kind))]
 
 
 def _fitting(result: object, kind: onnx.TypeProto | None) -> Array | None:

@@ -36,8 +36,11 @@ class BatchNorm(Rule):
             c.slab(index, 0) if c.has(index) else np.array(default)
             for index, default in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0))
         )
-        normal = scale * (x - mean) / np.sqrt(np.abs(variance) + self.epsilon) + bias
-        channel = np.where(scale == 0, bias, np.where(np.isfinite(normal), normal, np.nan))
+        if (scale == 0).all():
+            channel = bias
+        else:
+            normal = scale * (x - mean) / np.sqrt(np.abs(variance) + self.epsilon) + bias
+            channel = np.where(scale == 0, bias, np.where(np.isfinite(normal), normal, np.nan))
         return [(UNKNOWN, channel, *(UNKNOWN,) * (len(c.sizes()) - 2))]
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from getac.calibration import CalibrationData
+from getac.executed import executed_kernels
 from getac.onnx_graph.signature import signature_of
 from getac.passes import Calibrate, LowerIntegers, QuantizeWeights, RemoveDead, StoreWeights
 from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
-from getac.runtime import executed_kernels, open_session, run
+from getac.runtime import open_session, run
 
 F32 = np.float32
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from getac.executed import executed_kernels
 from getac.passes import QuantizeWeights, RemoveDead, StoreWeights
 from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
-from getac.runtime import executed_kernels, open_session, run
+from getac.runtime import open_session, run
 
 F32 = np.float32
 

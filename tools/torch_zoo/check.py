@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -25,7 +25,7 @@ from tools import fx_law, law
 from tools.torch_zoo.example import BATCH, Example
 from tools.torch_zoo.export import feeds_of
 
-__all__ = ["OTHER_BATCH", "Captured", "Finding", "check_captured", "check_exported", "halves", "prunable"]
+__all__ = ["OTHER_BATCH", "Captured", "Finding", "check_captured", "check_exported", "halves"]
 
 OTHER_BATCH = BATCH + 1
 
@@ -74,47 +74,62 @@ def halves(analysis: Analysis, rng: np.random.Generator) -> dict[Axis, Mask]:
     return masks
 
 
-def prunable(analysis: Analysis) -> float:
-    """The share of the stored floats that lie in tensors with an open class."""
+def stored_floats(analysis: Analysis) -> dict[Hashable, int]:
+    """Stored float tensors -> how many numbers they hold."""
     view = analysis.view
-    sizes = {value: prod(view.sizes(value) or ()) for value in view.parameters if view.is_float(value)}
+    return {value: prod(view.sizes(value) or ()) for value in view.parameters if view.is_float(value)}
+
+
+def opened_floats(analysis: Analysis) -> int:
+    """How many stored floats lie in tensors with an open class."""
     opened = {member.parameter for one in analysis.classes for member in one.members}
-    return sum(size for value, size in sizes.items() if value in opened) / max(sum(sizes.values()), 1)
+    return sum(size for value, size in stored_floats(analysis).items() if value in opened)
 
 
-def kept_share(analysis: Analysis, masks: dict[Axis, Mask]) -> float:
-    before = after = 0
-    for value in analysis.parameters:
+def removed_floats(analysis: Analysis, masks: Mapping[Axis, Mask]) -> int:
+    """How many stored floats the removed units own."""
+    removed = 0
+    for value, size in stored_floats(analysis).items():
         keep = analysis.keep_masks(value, masks)
-        if keep is not None and analysis.view.is_float(value):
-            before += prod(mask.size for mask in keep)
-            after += prod(int(mask.sum()) for mask in keep)
-    return after / max(before, 1)
+        removed += size - prod(int(mask.sum()) for mask in keep or ()) if keep is not None else 0
+    return removed
 
 
-def finding(
-    analysis: Analysis, masks: dict[Axis, Mask], difference: float, effect: float, seconds: float
-) -> Finding:
-    return Finding(
-        nodes=len(analysis.view.nodes),
-        classes=len(analysis.classes),
-        prunable=prunable(analysis),
-        kept=kept_share(analysis, masks),
-        difference=difference,
-        effect=effect,
-        opaque=tuple(sorted({f"{node.operator}: {node.reason}" for node in analysis.opaque})),
-        seconds=seconds,
-    )
+@dataclass(frozen=True)
+class Case:
+    """An analysed graph, and the units that go.
+
+    Args:
+        floats: How many the model stores; passes store more, such as tables that they compute.
+    """
+
+    analysis: Analysis
+    masks: dict[Axis, Mask]
+    floats: int
+    seconds: float
+
+    def finding(self, difference: float, effect: float) -> Finding:
+        analysis = self.analysis
+        return Finding(
+            nodes=len(analysis.view.nodes),
+            classes=len(analysis.classes),
+            prunable=opened_floats(analysis) / self.floats,
+            kept=1 - removed_floats(analysis, self.masks) / self.floats,
+            difference=difference,
+            effect=effect,
+            opaque=tuple(sorted({f"{node.operator}: {node.reason}" for node in analysis.opaque})),
+            seconds=self.seconds,
+        )
 
 
 def check_captured(example: Example, seed: int = 0) -> Captured:
     """Captures, slices and compares in evaluation mode; the example's module shares the sliced parameters."""
-    fx_law.randomize(example.module, seed)
     module = capture(example.module.eval(), example.args, example.kwargs)
     start = time.perf_counter()
     analysis = fx_law.analyzed(module)
     seconds = time.perf_counter() - start
     masks = halves(analysis, np.random.default_rng(seed))
+    case = Case(analysis, masks, sum(stored_floats(analysis).values()), seconds)
     torch.manual_seed(seed)
     inputs = [(example.args, dict(example.kwargs))]
     inputs.append(fx_law.resized(inputs[0], OTHER_BATCH))
@@ -124,13 +139,13 @@ def check_captured(example: Example, seed: int = 0) -> Captured:
     expected = [fx_law.outputs_of(masked, *given) for given in inputs]
     found = [fx_law.outputs_of(module, *given) for given in inputs]
     difference = max(map(fx_law.difference, expected, found))
-    effect = fx_law.difference(original, expected[0])
-    return Captured(finding(analysis, masks, difference, effect, seconds), module, inputs)
+    return Captured(case.finding(difference, fx_law.difference(original, expected[0])), module, inputs)
 
 
 def check_exported(model: onnx.ModelProto, inputs: Sequence[Any], seed: int = 0) -> Finding:
     """Slices an exported model and compares under onnxruntime, for each of the module's inputs."""
     state = State(read_proto(model))
+    floats = law.stored_floats(state.model)
     start = time.perf_counter()
     Pipeline(analysis_passes()).run(state)
     seconds = time.perf_counter() - start
@@ -141,10 +156,10 @@ def check_exported(model: onnx.ModelProto, inputs: Sequence[Any], seed: int = 0)
     state.choice = Choice(masks, (), sum(mask.size for mask in masks.values()), removed, exact=False)
     state.facts.add(Fact.CHOSEN)
     masked = masked_copy(state.model, analysis, state.choice)
+    case = Case(analysis, masks, floats, seconds)
     SliceUnits().run(state)
     feeds = [feeds_of(model, given) for given in inputs]
     expected = [law.outputs_of(masked, given) for given in feeds]
     found = [law.outputs_of(state.model, given) for given in feeds]
     difference = max(map(law.difference, expected, found))
-    effect = law.difference(law.outputs_of(model, feeds[0]), expected[0])
-    return finding(analysis, masks, difference, effect, seconds)
+    return case.finding(difference, law.difference(law.outputs_of(model, feeds[0]), expected[0]))

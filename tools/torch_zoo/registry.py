@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from tools.fx_law import randomize
 from tools.torch_zoo.convnext import convnext
 from tools.torch_zoo.dense_prediction import super_resolution, unet
 from tools.torch_zoo.densenet import densenet
@@ -17,7 +20,7 @@ from tools.torch_zoo.shufflenet import shufflenet_v1, shufflenet_v2
 from tools.torch_zoo.transformers_text import albert, bert, distilbert, gpt2, llama, mamba, mixtral, t5
 from tools.torch_zoo.transformers_vision import clip, swin, vit, whisper
 
-__all__ = ["TORCH_ZOO"]
+__all__ = ["TORCH_ZOO", "example"]
 
 FAMILIES: tuple[Callable[[], Example], ...] = (
     resnet,
@@ -49,3 +52,11 @@ FAMILIES: tuple[Callable[[], Example], ...] = (
 )
 
 TORCH_ZOO: dict[str, Callable[[], Example]] = {family.__name__: family for family in FAMILIES}
+
+
+def example(name: str, seed: int = 0) -> Example:
+    """A model of the zoo, the same numbers every time, none of them a zero or a one that means nothing."""
+    torch.manual_seed(seed)
+    made = TORCH_ZOO[name]()
+    randomize(made.module, seed)
+    return made

@@ -1,0 +1,37 @@
+"""Rewrites calls whose meaning would change with sizes that slicing may reach."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from getac.fx_graph.reader import CallReader
+
+__all__ = ["name_squeezed_dimensions"]
+
+aten = torch.ops.aten
+SQUEEZES = {
+    aten.squeeze.default: aten.squeeze.dims,
+    aten.squeeze.dim: aten.squeeze.dims,
+    aten.squeeze.dims: aten.squeeze.dims,
+    aten.squeeze_.default: aten.squeeze_.dims,
+    aten.squeeze_.dim: aten.squeeze_.dims,
+    aten.squeeze_.dims: aten.squeeze_.dims,
+}
+
+
+def name_squeezed_dimensions(graph: fx.Graph) -> None:
+    """Says which dimensions a squeeze takes away: one that slicing leaves a single unit of must stay.
+
+    before   x (8, 1, 5, 1).squeeze()
+    after    x (8, 1, 5, 1).squeeze((1, 3))
+    """
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in SQUEEZES:
+            reader = CallReader(node)
+            sizes = reader.get("self").meta["val"].shape
+            named = reader.arguments.get("dim", range(len(sizes)))
+            named = [named] if isinstance(named, int) else named
+            dims = sorted({d % max(len(sizes), 1) for d in named})
+            node.target = SQUEEZES[node.target]
+            node.args, node.kwargs = (reader.get("self"), [d for d in dims if sizes[d] == 1]), {}

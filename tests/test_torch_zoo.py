@@ -1,0 +1,107 @@
+"""The zoo of PyTorch models, through both graphs: masked equals sliced, and what is left still works."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tools import fx_law, law  # noqa: E402
+from tools.torch_zoo.check import Captured, Finding, check_captured, check_exported  # noqa: E402
+from tools.torch_zoo.export import export, export_legacy, feeds_of  # noqa: E402
+from tools.torch_zoo.registry import TORCH_ZOO, example  # noqa: E402
+
+MODELS = list(TORCH_ZOO)
+every_model = pytest.mark.parametrize("name", MODELS)
+
+# The classes of one block times the blocks, where the architecture says how many there must be.
+HEADS_Q_V_MLP = 4  # heads, head dimensions of queries and keys, of values, columns of the MLP
+CLASSES = {
+    "resnet": 5,  # the stream of each stage (2 widths) and the inside of each of 3 blocks
+    "fused_vit": 2 * 3,  # queries, keys and values are parts of one tensor, so they share head dimensions
+    "vit": 2 * HEADS_Q_V_MLP,
+    "swin": 4 * HEADS_Q_V_MLP,
+    "clip": 2 * 2 * HEADS_Q_V_MLP,
+    "bert": 2 * HEADS_Q_V_MLP + 1,  # and the pooler
+    "distilbert": 2 * HEADS_Q_V_MLP,
+    "albert": HEADS_Q_V_MLP,  # both layers are one
+    "gpt2": 2 * HEADS_Q_V_MLP,
+    "llama": 2 * 4 + 1,  # KV heads, repeats, values, MLP; rotary tables tie the head dimensions of all layers
+    "mixtral": 2 * 4 + 1,
+    "whisper": 1 + 2 * HEADS_Q_V_MLP + 2 * (HEADS_Q_V_MLP + 3),
+    "t5": (1 + 2 * 3) + (1 + 2 * 3 + 1 + 2 * 2),  # the bias of relative positions ties the heads of a stack
+    "lstm_tagger": 3,
+    "mamba": 2 * 3,
+}
+
+# What cannot lose units besides graph inputs, outputs and vocabularies: the stream behind layer norms.
+LEAST_PRUNABLE = {"convnext": 0.6, "albert": 0.6, "llama": 0.7, "distilbert": 0.7}
+
+
+@lru_cache(maxsize=None)
+def captured(name: str) -> Captured:
+    return check_captured(example(name))
+
+
+@lru_cache(maxsize=None)
+def exported(name: str) -> Finding:
+    made = example(name)
+    return check_exported(export(made.module, made.args, made.kwargs), captured(name).inputs)
+
+
+def assert_law(found: Finding, tolerance: float) -> None:
+    assert found.difference < tolerance
+    assert found.effect > 1e-3  # the units that went did matter
+
+
+@every_model
+def test_masked_equals_sliced(name: str) -> None:
+    found = captured(name).finding
+    assert_law(found, 1e-5)
+    assert found.opaque == ()
+    assert found.prunable >= LEAST_PRUNABLE.get(name, 0.75)
+    assert found.kept < 0.7
+    assert found.classes == CLASSES.get(name, found.classes)
+
+
+@every_model
+def test_the_sliced_module_trains(name: str) -> None:
+    one = captured(name)
+    for args, kwargs in one.inputs:  # two batch sizes
+        without = fx_law.train_step(one.module, args, kwargs)
+        assert len(without) < len(dict(one.module.named_parameters())) / 2
+
+
+@every_model
+def test_masked_equals_sliced_in_onnx(name: str) -> None:
+    found = exported(name)
+    assert_law(found, 1e-4)
+    assert found.opaque == ()
+
+
+@every_model
+def test_both_graphs_tell_the_same(name: str) -> None:
+    """The same classes, and the same share of parameters, but for what an export folds into others."""
+    assert exported(name).classes == captured(name).finding.classes
+    assert exported(name).prunable == pytest.approx(captured(name).finding.prunable, abs=0.01)
+    assert exported(name).kept == pytest.approx(captured(name).finding.kept, abs=0.05)
+
+
+@every_model
+def test_the_sliced_module_exports(name: str) -> None:
+    one = captured(name)
+    model = export(one.module, *one.inputs[0])
+    for args, kwargs in one.inputs:
+        expected = [tensor.numpy() for tensor in fx_law.outputs_of(one.module, args, kwargs)]
+        assert law.difference(expected, law.outputs_of(model, feeds_of(model, (args, kwargs)))) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet", "super_resolution", "graph_network", "bert", "t5"])
+def test_the_older_exporter(name: str) -> None:
+    made = example(name)
+    found = check_exported(export_legacy(made.module, made.args, made.kwargs), captured(name).inputs)
+    assert_law(found, 1e-4)
+    assert found.classes == captured(name).finding.classes
