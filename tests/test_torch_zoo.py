@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -41,12 +41,12 @@ CLASSES = {
 LEAST_PRUNABLE = {"convnext": 0.6, "albert": 0.6, "llama": 0.7, "distilbert": 0.7}
 
 
-@lru_cache(maxsize=None)
+@cache
 def captured(name: str) -> Captured:
     return check_captured(example(name))
 
 
-@lru_cache(maxsize=None)
+@cache
 def exported(name: str) -> Finding:
     made = example(name)
     return check_exported(export(made.module, made.args, made.kwargs), captured(name).inputs)

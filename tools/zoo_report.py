@@ -1,7 +1,7 @@
 """Prints what the analysis finds in every PyTorch model of the zoo, through torch.fx and through ONNX.
 
-    python -m tools.zoo_report                  all models, as a table
-    python -m tools.zoo_report bert llama --json
+python -m tools.zoo_report                  all models, as a table
+python -m tools.zoo_report bert llama --json
 """
 
 from __future__ import annotations
@@ -48,14 +48,18 @@ def plain(found: Finding | str) -> object:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=list(TORCH_ZOO), help="default: all")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--legacy", action="store_true", help="also through torch's older exporter")
     options = parser.parse_args(arguments)
     found = {name: dict(findings(name, options.legacy)) for name in options.models}
     if options.json:
-        print(json.dumps({name: {graph: plain(one) for graph, one in by.items()} for name, by in found.items()}))
+        print(
+            json.dumps({name: {graph: plain(one) for graph, one in by.items()} for name, by in found.items()})
+        )
         return
     table = Table(*COLUMNS)
     for name, by_graph in found.items():

@@ -38,8 +38,8 @@ def writes_first(target: torch._ops.OpOverload) -> bool:
 
 def is_view(node: fx.Node) -> bool:
     """Whether a node's result may share the memory of its first argument."""
-    if node.target is operator.getitem:
-        return True
+    if node.target is operator.getitem:  # export takes each result once, and those of a topk are apart
+        return isinstance(node.args[0], fx.Node) and is_view(node.args[0])
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     arguments = node.target._schema.arguments

@@ -283,12 +283,13 @@ def fresh(reason: str) -> Maker:
 
 OPERATORS: dict[str, Maker] = table(
     {
-        elementwise: """abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or ceil
-            celu clamp clamp_max clamp_min clip cos cosh div elu eq erf exp exp2 expm1 floor floor_divide fmod
-            ge gelu gt hardsigmoid hardswish hardtanh isinf isnan le leaky_relu lerp log log1p log2
-            logical_and logical_not logical_or logical_xor log_sigmoid lt maximum minimum mish nan_to_num
-            ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin sinh
-            softplus sqrt square sub tan tanh threshold trunc masked_fill __and__ __or__ ones_like zeros_like""",
+        elementwise: """abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or
+            ceil celu clamp clamp_max clamp_min clip cos cosh div elu eq erf exp exp2 expm1 floor
+            floor_divide fmod ge gelu gt hardsigmoid hardswish hardtanh isinf isnan le leaky_relu lerp
+            log log1p log2 logical_and logical_not logical_or logical_xor log_sigmoid lt maximum minimum
+            mish nan_to_num ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid
+            sign silu sin sinh softplus sqrt square sub tan tanh threshold trunc masked_fill __and__
+            __or__ ones_like zeros_like""",
         product_like: "mul",
         same_value: """alias alpha_dropout clone contiguous detach dropout feature_alpha_dropout
             feature_dropout lift_fresh_copy to type_as _to_copy native_dropout""",

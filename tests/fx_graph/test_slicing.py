@@ -71,9 +71,7 @@ def calls(module: fx.GraphModule, *targets: Any) -> list[fx.Node]:
 
 def test_the_classes_of_the_module() -> None:
     _, module = captured()
-    assert [one.size for one in analyzed(module).classes] == [4, 3, 3, 4, 4, 6, 10] or sorted(
-        one.size for one in analyzed(module).classes
-    )
+    assert sorted(one.size for one in analyzed(module).classes) == []
 
 
 def test_parameters_stay_the_same_objects_under_the_same_names() -> None:
@@ -165,7 +163,8 @@ def test_the_noted_sizes_are_those_of_the_sliced_module() -> None:
         value = node.meta.get("val")
         if node.name in found and node.op == "call_function":
             assert tuple(s if isinstance(s, int) else s.node.hint for s in value.shape) == found[node.name], node
-            assert isinstance(value.shape[0], torch.SymInt) or node.target is aten.unbind.int or found[node.name][0] != 3
+    linears = calls(module, aten.linear.default)
+    assert len(linears) == 5 and all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in linears)
 
 
 def test_a_sliced_module_can_be_sliced_again() -> None:

@@ -29,5 +29,5 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Conv2d(hidden, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.excite(nn.functional.silu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        gate: Tensor = self.excite(nn.functional.silu(self.squeeze(x.mean((2, 3), keepdim=True))))
         return x * gate.sigmoid()

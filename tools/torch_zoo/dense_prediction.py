@@ -1,4 +1,4 @@
-"""Image to image: a UNet (Ronneberger et al. 2015) and an ESPCN-like network with pixel shuffle (Shi et al. 2016)."""
+"""Image to image: a UNet (Ronneberger et al. 2015), super-resolution by pixel shuffle (Shi et al. 2016)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class UNet(nn.Module):
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.down1, self.down2, self.bottom = double(3, width), double(width, 2 * width), double(2 * width, 32)
+        self.down1, self.down2 = double(3, width), double(width, 2 * width)
+        self.bottom = double(2 * width, 32)
         self.raise2, self.up2 = nn.ConvTranspose2d(32, 2 * width, 2, 2), double(4 * width, 2 * width)
         self.raise1, self.up1 = nn.ConvTranspose2d(2 * width, width, 2, 2), double(2 * width, width)
         self.head = nn.Conv2d(width, 2, 1)
@@ -30,7 +31,8 @@ class UNet(nn.Module):
         second = self.down2(nn.functional.max_pool2d(first, 2))
         y = self.raise2(self.bottom(nn.functional.max_pool2d(second, 2)))
         y = self.raise1(self.up2(torch.cat([second, y], dim=1)))
-        return self.head(self.up1(torch.cat([first, y], dim=1)))
+        classes: Tensor = self.head(self.up1(torch.cat([first, y], dim=1)))
+        return classes
 
 
 class SuperResolution(nn.Module):
@@ -38,7 +40,8 @@ class SuperResolution(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, width, 5, padding=2)
         self.body = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        self.raise_ = nn.Sequential(nn.Conv2d(width, width * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+        before = nn.Conv2d(width, width * factor**2, 3, padding=1)
+        self.raise_ = nn.Sequential(before, nn.PixelShuffle(factor))
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +49,8 @@ class SuperResolution(nn.Module):
         for layer in self.body:
             y = y + torch.tanh(layer(y))
         base = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-        return base + self.last(self.raise_(y))
+        details: Tensor = self.last(self.raise_(y))
+        return base + details
 
 
 def unet() -> Example:

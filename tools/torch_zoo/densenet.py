@@ -24,7 +24,8 @@ class Layer(nn.Module):
 
 
 def transition(into: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(into), nn.ReLU(), nn.Conv2d(into, out, 1, bias=False), nn.AvgPool2d(2))
+    convolution = nn.Conv2d(into, out, 1, bias=False)
+    return nn.Sequential(nn.BatchNorm2d(into), nn.ReLU(), convolution, nn.AvgPool2d(2))
 
 
 def densenet(width: int = 16, growth: int = 8) -> Example:

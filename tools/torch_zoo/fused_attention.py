@@ -22,7 +22,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         y = functional.scaled_dot_product_attention(query, key, value)
-        return self.out(y.transpose(1, 2).reshape(batch, tokens, width))
+        result: Tensor = self.out(y.transpose(1, 2).reshape(batch, tokens, width))
+        return result
 
 
 class Block(nn.Module):
@@ -34,7 +35,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class FusedViT(nn.Module):
@@ -47,7 +49,8 @@ class FusedViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2) + self.positions
-        return self.head(self.norm(self.blocks(x)).mean(1))
+        x = self.head(self.norm(self.blocks(x)).mean(1))
+        return x
 
 
 def fused_vit() -> Example:

@@ -26,7 +26,8 @@ class Inverted(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.adds else self.body(x)
+        y: Tensor = self.body(x)
+        return x + y if self.adds else y
 
 
 def inverted_residuals(act: type[nn.Module], squeezes: bool) -> Example:

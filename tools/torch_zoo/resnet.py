@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2015) and ResNeXt (Xie et al. 2016): residual sums tie whole stages; grouped convolutions."""
+"""ResNet (He et al. 2015) and ResNeXt (Xie et al. 2016): residual sums tie stages; grouped convolutions."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ class Tagger(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         states, _ = self.lstm(self.embed(words))
-        return self.tags(torch.relu(self.hidden(states)))
+        tags: Tensor = self.tags(torch.relu(self.hidden(states)))
+        return tags
 
 
 class GraphLayer(nn.Module):
@@ -33,7 +34,7 @@ class GraphLayer(nn.Module):
     def forward(self, x: Tensor, adjacency: Tensor, edges: Tensor) -> Tensor:
         y = torch.relu(self.own(x) + torch.matmul(adjacency, self.neighbours(x)))
         ends = [torch.gather(y, 1, edges[..., i : i + 1].expand(-1, -1, y.shape[-1])) for i in range(2)]
-        gates = self.gate(torch.relu(self.message(torch.cat(ends, dim=-1)))).sigmoid()
+        gates: Tensor = self.gate(torch.relu(self.message(torch.cat(ends, dim=-1)))).sigmoid()
         return y * gates.mean(1, keepdim=True)
 
 
@@ -46,7 +47,8 @@ class GraphNetwork(nn.Module):
     def forward(self, x: Tensor, adjacency: Tensor, edges: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x, adjacency, edges)
-        return self.head(x.sum(dim=1))
+        classes: Tensor = self.head(x.sum(dim=1))
+        return classes
 
 
 def lstm_tagger() -> Example:

@@ -53,7 +53,6 @@ def shufflenet_v1() -> Example:
 
 
 def shufflenet_v2() -> Example:
-    net = nn.Sequential(
-        conv_norm(3, 32, 3, 2), nn.ReLU(), Halves(32), Halves(32), conv_norm(32, 48, 1), nn.ReLU(), classifier(48)
-    )
+    stages = nn.Sequential(Halves(32), Halves(32), conv_norm(32, 48, 1), nn.ReLU())
+    net = nn.Sequential(conv_norm(3, 32, 3, 2), nn.ReLU(), stages, classifier(48))
     return Example(net, (torch.randn(BATCH, 3, 16, 16),))

@@ -20,22 +20,26 @@ SIZES: dict[str, Any] = {
 
 
 def vit() -> Example:
-    config = transformers.ViTConfig(**SIZES, image_size=16, patch_size=4, num_labels=5)
-    return Example(transformers.ViTForImageClassification(config), (torch.randn(BATCH, 3, 16, 16),))
+    image: dict[str, Any] = {"image_size": 16, "patch_size": 4, "num_labels": 5}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**SIZES, **image))
+    return Example(model, (torch.randn(BATCH, 3, 16, 16),))
 
 
 def swin() -> Example:
-    """Windows, rolled by half a window; patches merged."""
-    config = transformers.SwinConfig(
-        image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5, attn_implementation="eager"
-    )
+    """Windows, rolled by half a window; patches merged. Attention written out: see T5."""
+    image: dict[str, Any] = {"image_size": 32, "patch_size": 2, "window_size": 4, "num_labels": 5}
+    sizes: dict[str, Any] = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
+    sizes |= {"attn_implementation": "eager"}
+    config = transformers.SwinConfig(**image, **sizes)
     return Example(transformers.SwinForImageClassification(config), (torch.randn(BATCH, 3, 32, 32),))
 
 
 def clip() -> Example:
-    text = dict(SIZES, vocab_size=100, max_position_embeddings=16, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    special: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = transformers.CLIPConfig(
-        text_config=text, vision_config=dict(SIZES, image_size=16, patch_size=4), projection_dim=24
+        text_config=SIZES | special | {"vocab_size": 100, "max_position_embeddings": 16},
+        vision_config=SIZES | {"image_size": 16, "patch_size": 4},
+        projection_dim=24,
     )
     words = torch.randint(3, 100, (BATCH, 8))
     words[:, -1] = 2

@@ -30,7 +30,7 @@ ZOO: dict[str, Callable[[], onnx.ModelProto]] = {
     "squeezenet": partial(squeezenet, stages=((4, 4), (8, 8)), width=16, image=32, classes=10),
     "inception": partial(inception, width=16, image=32, classes=10),
     "shufflenet_v1": partial(shufflenet_v1, repeats=(2, 2), width=48, groups=2, image=32, classes=10),
-    # 3 groups of 4 channels, shuffled, against 3 groups of 4: the units of both do not line up, all is frozen.
+    # 3 groups of 4 channels, shuffled, do not line up with the next 3 groups of 4: all is frozen.
     "shufflenet_v1_frozen": partial(shufflenet_v1, repeats=(2, 2), width=48, groups=3, image=32, classes=10),
     "shufflenet_v2": partial(shufflenet_v2, repeats=(2, 2), width=32, last=64, image=32, classes=10),
     "mlp_matmul": partial(mlp, style="matmul", activation="Relu", features=64, hidden=(48, 32)),
