@@ -46,8 +46,10 @@ def channel_axes(analysis: Analysis, integer: bool) -> Iterator[tuple[Axis, int]
         if axes is None or weight not in analysis.parameters:
             continue
         if isinstance(rule, Convolution):
-            for axis in (analysis.axes[node.inputs[0]][1], analysis.axes[node.outputs[0]][1]):
-                yield axis, convolution_multiple(rule, axis.size, integer)
+            for value in (node.inputs[0], node.outputs[0]):
+                if value in analysis.axes:  # not where the shape is unknown
+                    axis = analysis.axes[value][1]
+                    yield axis, convolution_multiple(rule, axis.size, integer)
         elif isinstance(rule, Gemm | MatMul):
             for axis in axes:
                 yield axis, LINEAR

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,9 @@ Array = npt.NDArray[Any]
 Batch = dict[str, Array]
 Source = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
+_MOST_ROWS = 64  # of a batch whose size is searched for
 _NPZ_HINT = 'save the samples with np.savez("calibration.npz", INPUT=array, ...), one array per model input'
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 _BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
@@ -144,10 +147,12 @@ class CalibrationData:
 
     A batch maps every input name to an array. If the first dimension of every input is dynamic, batches hold
     up to `batch_size` samples; if it is static, exactly that many, and an incomplete rest is dropped. Where
-    some inputs have a dynamic and others a static first dimension (or none), a file or mapping is one batch.
+    some inputs have a dynamic and others a static first dimension (or none), or where the first dimension of
+    one is also another one of some input (a matrix of N x N), a file or mapping is one batch.
 
     Attributes:
         samples: How many samples the batches hold together (batches, where a file is one batch).
+        bound: Sizes of first dimensions that the model leaves open and `with_batches` has settled.
     """
 
     signature: tuple[InputSpec, ...]
@@ -155,6 +160,7 @@ class CalibrationData:
     _parts: tuple[_Part, ...] = field(repr=False)
     _rows: dict[str, int] | None = field(repr=False)
     _length: int = field(repr=False)
+    bound: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def open(source: Source, signature: Sequence[InputSpec], batch_size: int = 8) -> CalibrationData:
@@ -173,23 +179,52 @@ class CalibrationData:
         signature = tuple(signature)
         if not signature:
             raise CalibrationError("a model without inputs cannot be calibrated", found="no inputs")
-        rows = _rows_per_batch(signature, batch_size)
-        parts = _parts(source)
+        data = CalibrationData._of(_parts(source), signature, _rows_per_batch(signature, batch_size))
+        for part in data._parts:
+            for batch in data._batches_of(part):
+                _check_finite(part.where, batch)
+        return data
+
+    @staticmethod
+    def _of(
+        parts: tuple[_Part, ...], signature: tuple[InputSpec, ...], rows: dict[str, int] | None
+    ) -> CalibrationData:
         samples = batches = 0
         for part in parts:
             headers = part.headers()
             _check_names(part.where, headers, signature)
             for spec in signature:
                 _check_array(part.where, headers[spec.name], spec, whole=rows is None)
-            _bind(part.where, headers, signature)
+            _bind(part.where, headers, signature, whole=rows is None)
             count = 1 if rows is None else _count(part.where, headers, rows, signature)
             batches += count
             samples += 1 if rows is None else _samples(headers, rows, count, signature)
-        data = CalibrationData(signature, samples, parts, rows, batches)
-        for part in parts:
-            for batch in data._batches_of(part):
-                _check_finite(part.where, batch)
-        return data
+        return CalibrationData(signature, samples, parts, rows, batches)
+
+    def with_batches(self, sizes: Mapping[str, int]) -> CalibrationData:
+        """The same data in batches of fixed sizes, by the names of the dynamic first dimensions.
+
+        Raises:
+            CalibrationError: There are too few samples for one batch.
+        """
+        signature = tuple(
+            replace(spec, shape=tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape))
+            for spec in self.signature
+        )
+        return replace(CalibrationData._of(self._parts, signature, _rows_per_batch(signature, 1)), bound=sizes)
+
+    def batch_sizes(self) -> Iterator[dict[str, int]]:
+        """Sizes that the dynamic first dimensions could be bound to, those near the usual batch first."""
+        names = {dim for spec in self.signature for dim in spec.shape[:1] if isinstance(dim, str)}
+        if self._rows is not None:
+            most = min(header.shape[0] for part in self._parts for header in part.headers().values())
+            usual = min(most, *self._rows.values())
+            for size in (*range(usual, 0, -1), *range(usual + 1, min(most, _MOST_ROWS) + 1)):
+                yield dict.fromkeys(sorted(names), size)
+            return
+        found = [_bind(part.where, part.headers(), self.signature, whole=True) for part in self._parts]
+        if all(one == found[0] for one in found):
+            yield {name: found[0][name] for name in sorted(names)}
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -207,8 +242,12 @@ class CalibrationData:
             if all(_complete(spec, array) for spec, array in zip(self.signature, arrays, strict=True)):
                 yield {spec.name: array for spec, array in zip(self.signature, arrays, strict=True)}
 
+    def samples_in(self, batch: Batch) -> int:
+        """How many of `samples` a batch holds: one, where a file or mapping is one batch."""
+        return 1 if self._rows is None else len(batch[self.signature[0].name])
+
     def settle(self) -> dict[str, int]:
-        """The size of every dynamic dimension but the first, where all the data agrees on one.
+        """The size of every dynamic dimension but an open batch, where all the data agrees on one.
 
         Keys are symbols, or "input[axis]" for a dimension without a name. A dimension that varies from file
         to file is not settled and is left out.
@@ -217,7 +256,7 @@ class CalibrationData:
         for part in self._parts:
             for name, size in _bind(part.where, part.headers(), self.signature).items():
                 seen.setdefault(name, set()).add(size)
-        return {name: min(sizes) for name, sizes in seen.items() if len(sizes) == 1}
+        return {**{name: min(sizes) for name, sizes in seen.items() if len(sizes) == 1}, **self.bound}
 
 
 def generate_inputs(
@@ -269,7 +308,7 @@ def _draw(rng: np.random.Generator, spec: InputSpec, shape: tuple[int, ...]) -> 
         where=str(spec),
         required="a float, integer or boolean input",
         found=str(spec.dtype),
-        hint="give calibration data",
+        hint="export the model with a float32 input, and a Cast behind it",
     )
 
 
@@ -278,6 +317,12 @@ def _parts(source: Source) -> tuple[_Part, ...]:
     if isinstance(source, str | os.PathLike):
         parts = _files(Path(source))
     else:
+        if not isinstance(source, Iterable):
+            raise CalibrationError(
+                "this is no calibration data",
+                required="a path, a mapping from input names to arrays, or several mappings",
+                found=type(source).__name__,
+            )
         mappings = [source] if isinstance(source, Mapping) else list(source)
         parts = tuple(_memory(f"batch {index}", mapping) for index, mapping in enumerate(mappings))
     if not parts:
@@ -315,12 +360,13 @@ def _files(path: Path) -> tuple[_Part, ...]:
 
 def _read_header(file: IO[bytes]) -> _Header:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
         raise ValueError(f"array format {version[0]}.{version[1]} (structured arrays) is not supported")
+    try:
+        shape, fortran, dtype = readers[version](file)
+    except _BAD_HEADER as error:  # numpy parses the header as a Python literal, and passes on what fails
+        raise ValueError(f"an array's header cannot be parsed: {error}") from error
     return _Header(dtype, shape, fortran)
 
 
@@ -339,7 +385,8 @@ def _rows_per_batch(signature: Sequence[InputSpec], batch_size: int) -> dict[str
     leading = [spec.shape[0] if spec.shape else 0 for spec in signature]
     if all(isinstance(dim, int) and dim > 0 for dim in leading):
         return {spec.name: int(dim or 1) for spec, dim in zip(signature, leading, strict=True)}
-    if any(isinstance(dim, int) for dim in leading):
+    inner = {dim for spec in signature for dim in spec.shape[1:] if isinstance(dim, str)}
+    if any(isinstance(dim, int) or dim in inner for dim in leading):
         return None
     return dict.fromkeys((spec.name for spec in signature), batch_size)
 
@@ -395,9 +442,15 @@ def _check_array(where: str, header: _Header, spec: InputSpec, *, whole: bool) -
         )
 
 
-def _bind(where: str, headers: Mapping[str, _Header], signature: Sequence[InputSpec]) -> dict[str, int]:
-    """The size of each dynamic dimension but the first in one part; they must agree between its inputs."""
-    leading = {spec.dimension(0) for spec in signature if spec.shape}
+def _bind(
+    where: str, headers: Mapping[str, _Header], signature: Sequence[InputSpec], whole: bool = False
+) -> dict[str, int]:
+    """The size of each dynamic dimension in one part; they must agree between its inputs.
+
+    Args:
+        whole: Whether the part is one batch; else first dimensions count samples, and are left out.
+    """
+    leading = set() if whole else {spec.dimension(0) for spec in signature if spec.shape}
     sizes: dict[str, int] = {}
     for spec in signature:
         for axis, name in _dynamic(spec).items():

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from getac.onnx_graph.edit import add_initializer, array_of, set_input
 from getac.quantizer import Quantizer
 
-__all__ = ["Weights", "read_weights", "set_normal_form"]
+__all__ = ["Weights", "is_row", "read_weights", "set_normal_form"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,7 +22,7 @@ class Weights:
 
     Args:
         weight: float32.
-        bias: Shape (output units,), or None.
+        bias: Shape (output units,), or None. A Gemm's bias that is no row of one number per unit keeps its shape.
         axis: The weight's dimension of output units (within a group, for a grouped ConvTranspose).
         quantizer: How the weight is rounded.
     """
@@ -31,6 +31,13 @@ class Weights:
     bias: Floats | None
     axis: int
     quantizer: Quantizer
+
+
+def is_row(bias: ir.Value, units: int) -> bool:
+    """Whether a stored bias of Gemm is one number per output unit, the same for every sample."""
+    assert bias.const_value is not None
+    shape = tuple(bias.const_value.shape.numpy())
+    return shape in [(), (1,), (1, 1), (units,), (1, units)]
 
 
 def read_weights(node: ir.Node, record: Quantizer) -> Weights:
@@ -43,14 +50,14 @@ def read_weights(node: ir.Node, record: Quantizer) -> Weights:
     """
     weight = np.asarray(array_of(node.inputs[1]), dtype=np.float32)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    numbers = None if bias is None else np.asarray(array_of(bias), dtype=np.float32)
     if node.op_type == "Gemm":
-        return read_gemm(node, weight, numbers, record)
+        return read_gemm(node, weight, bias, record)
+    numbers = None if bias is None else np.asarray(array_of(bias), dtype=np.float32)
     axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": weight.ndim - 1}[node.op_type]
     return Weights(weight, numbers, axis, per_unit(record, axis, weight.shape[axis]))
 
 
-def read_gemm(node: ir.Node, weight: Floats, bias: Floats | None, record: Quantizer) -> Weights:
+def read_gemm(node: ir.Node, weight: Floats, bias: ir.Value | None, record: Quantizer) -> Weights:
     alpha = node.attributes.get_float("alpha", 1.0)
     if not node.attributes.get_int("transB", 0):
         weight, record = np.ascontiguousarray(weight.T), transposed(record)
@@ -58,10 +65,12 @@ def read_gemm(node: ir.Node, weight: Floats, bias: Floats | None, record: Quanti
         low, high = (record.low, record.high) if alpha > 0 else (-record.high, -record.low)
         record = Quantizer((record.step * np.float32(abs(alpha))).astype(np.float32), low, high, record.axis)
     weight = weight * np.float32(alpha)
+    units, numbers = weight.shape[0], None
     if bias is not None:
-        beta = np.float32(node.attributes.get_float("beta", 1.0))
-        bias = np.broadcast_to(beta * bias.reshape(-1), (weight.shape[0],)).copy()
-    return Weights(weight, bias, 0, per_unit(record, 0, weight.shape[0]))
+        numbers = np.asarray(array_of(bias), np.float32) * np.float32(node.attributes.get_float("beta", 1.0))
+        if is_row(bias, units):
+            numbers = np.broadcast_to(numbers.reshape(-1), (units,)).copy()
+    return Weights(weight, numbers, 0, per_unit(record, 0, units))
 
 
 def transposed(record: Quantizer) -> Quantizer:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from getac.layers import is_row
 from getac.onnx_graph.edit import array_of, is_stored
 from getac.quantizer import Quantizer
 
@@ -81,7 +82,8 @@ def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer], calibrated:
         missing = {v for v in placement.values if placement.source(v) not in quantizers}
         if calibrated or not missing:
             return placement
-        excluded.update(node for node in placement.integer if missing.intersection(quantized_by(node)))
+        needs = {node: quantized_by(node, quantizers) for node in placement.integer}
+        excluded.update(node for node, values in needs.items() if missing.intersection(values))
 
 
 def place_all_but(
@@ -99,12 +101,12 @@ def place_all_but(
             else:
                 placement.why_not[node] = reason
     for node in graph:
-        if node in placement.integer and node.op_type == "Conv":
-            available.add(carrier(node))
+        if node in placement.integer:
+            available.update(quantized_by(node, quantizers)[1:])
         elif node not in excluded and stays_integer(node, available, quantizers):
             placement.integer.add(node)
-            available.update(node.outputs if node.op_type in SAME_SCALE else [carrier(node)])
-    drop_unused(graph, placement)
+            available.update(quantized_by(node, quantizers))
+    drop_unused(graph, placement, quantizers)
     collect_values(graph, placement, quantizers)
     return placement
 
@@ -119,20 +121,26 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
         return f"its weights are {weight.dtype.name if weight.dtype else 'of unknown type'}, not float32"
     if bias is not None and not is_stored(bias):
         return "its bias is computed when the graph runs"
+    if node.op_type == "Gemm" and bias is not None and not is_row(bias, weight.shape[output_dimension(node)]):
+        return "its bias differs between samples"
     if is_stored(node.inputs[0]):
         return "its input is a constant"
     if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         return "its input is transposed (transA)"
     if node.op_type == "MatMul" and len(weight.shape) != 2:
         return "its weight is not a matrix"
-    for value in (weight, node.inputs[0], carrier(node)):
-        if value in quantizers and quantizers[value].bits > MAX_BITS:
+    for value in (weight, node.inputs[0], carrier(node, quantizers)):
+        if too_wide(value, quantizers):
             return (
                 f"{value.name} has {quantizers[value].bits} bits, and integer kernels take at most {MAX_BITS}"
             )
     if weight in quantizers and quantizers[weight].axis not in (None, output_dimension(node)):
         return "its weight has a scale per input channel"
     return None
+
+
+def too_wide(value: ir.Value | None, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
+    return value is not None and value in quantizers and quantizers[value].bits > MAX_BITS
 
 
 def output_dimension(node: ir.Node) -> int:
@@ -144,10 +152,13 @@ def output_dimension(node: ir.Node) -> int:
     return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, len(weight.shape) - 1)
 
 
-def carrier(node: ir.Node) -> ir.Value:
-    """The value whose quantizer a node writes to: its output, after clipping nodes that alone read it."""
+def carrier(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> ir.Value:
+    """The value whose quantizer a node writes to: its output, after clipping nodes that alone read it.
+
+    A value that has a quantizer already is where it ends: what is behind it reads rounded numbers.
+    """
     output = node.outputs[0]
-    while not output.is_graph_output():
+    while not (output.is_graph_output() or output in quantizers):
         users = [user for user, _ in output.uses()]
         if len(users) != 1 or users[0].op_type not in CLIPPING or users[0].inputs[0] is not output:
             break
@@ -166,7 +177,8 @@ def stays_integer(
         return x in available and all(equal(quantizers, x, output) for output in node.outputs)
     if node.op_type not in ANY_SCALE:
         return False
-    return all(value in available and not is_stored(value) for value in node.inputs)
+    inputs = all(value in available and not is_stored(value) for value in node.inputs)
+    return inputs and not too_wide(carrier(node, quantizers), quantizers)
 
 
 def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value | None, y: ir.Value) -> bool:
@@ -177,30 +189,35 @@ def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value | None, y: ir.Va
     return np.array_equal(a.step, b.step) and (a.low, a.high) == (b.low, b.high)
 
 
-def drop_unused(graph: ir.Graph, placement: Placement) -> None:
+def drop_unused(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
     """Operators between layers go back to floats where nothing behind them runs on integers."""
     for node in reversed(list(graph)):
         if node not in placement.integer or is_layer(node):
             continue
-        outputs = node.outputs if node.op_type in SAME_SCALE else [carrier(node)]
+        outputs = node.outputs if node.op_type in SAME_SCALE else [carrier(node, quantizers)]
         if not any(user in placement.integer for output in outputs for user, _ in output.uses()):
             placement.integer.discard(node)
 
 
-def quantized_by(node: ir.Node) -> list[ir.Value | None]:
-    """The activations that must carry a quantizer for a node to run on integers."""
+def quantized_by(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> list[ir.Value | None]:
+    """The activations that carry a quantizer where a node runs on integers; of a layer, the input first.
+
+    A matrix product writes floats, or the quantizer that its output has already.
+    """
+    output = carrier(node, quantizers)
     if node.op_type in SAME_SCALE:
         return [node.inputs[0], *node.outputs]
     if not is_layer(node):
-        return [*node.inputs, carrier(node)]
-    return [node.inputs[0], carrier(node)] if node.op_type == "Conv" else [node.inputs[0]]
+        return [*node.inputs, output]
+    writes = node.op_type == "Conv" or output in quantizers
+    return [node.inputs[0], output] if writes else [node.inputs[0]]
 
 
 def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
     """The values that carry a quantizer, whose quantizer it is, and what it absorbs."""
     values: set[ir.Value | None] = set()
     for node in placement.integer:
-        values.update(quantized_by(node))
+        values.update(quantized_by(node, quantizers))
         if node.op_type in SAME_SCALE:
             placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]
     order = [*graph.inputs, *(output for node in graph for output in node.outputs)]
@@ -212,7 +229,7 @@ def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir
 
 def is_absorbed(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
     """Whether the quantizer that a clipping node leads to clips at least as much as the node."""
-    x, end = node.inputs[0], carrier(node)
+    x, end = node.inputs[0], carrier(node, quantizers)
     if end not in placement.values or x in placement.values:
         return False
     if end.is_graph_output() and not placement.writes_integers(x):

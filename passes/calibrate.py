@@ -80,7 +80,7 @@ class Calibrate:
             arrays = {**run(session, batch), **batch}
             for name, estimator in estimators.items():
                 estimator.update(arrays[name])
-            done += len(next(iter(batch.values())))
+            done += state.calibration.samples_in(batch)
             if self.progress:
                 self.progress(done, state.calibration.samples)
         for name, estimator in estimators.items():

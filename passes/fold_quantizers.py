@@ -13,14 +13,22 @@ is left of a Relu that a quantizing tool removed: then the cut is written down a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from getac.errors import BadInputError
-from getac.onnx_graph.edit import Array, add_initializer, array_of, is_stored, replace_tensor, unique_name
+from getac.onnx_graph.edit import (
+    Array,
+    add_initializer,
+    array_of,
+    is_stored,
+    replace_tensor,
+    swap_output_name,
+    unique_name,
+)
 from getac.pipeline import Fact, Refusal, State
 from getac.quantizer import Quantizer
 
@@ -77,6 +85,26 @@ class FoldQuantizers:
                     fold_pair(node, state)
             except Refused as refused:
                 state.refuse(self.name, Refusal(node.name or node.op_type, str(refused), "it stays as it is"))
+        for node in state.model.graph:
+            if node.op_type == "Relu":
+                move_behind(node, state)
+
+
+def move_behind(relu: ir.Node, state: State) -> None:
+    """A record on what a Relu alone reads becomes one on what it writes, without the negative integers.
+
+        before   x (step s, low ... high) -> Relu -> y
+        after    x -> Relu -> y (step s, 0 ... high)
+
+    Exact, since Relu maps the lattice to itself; and one quantizer does what the two operators did.
+    """
+    x, y = relu.inputs[0], relu.outputs[0]
+    record = state.quantizers.get(x) if x is not None else None
+    if x is None or record is None or record.high <= 0 or len(x.uses()) > 1:
+        return
+    if is_stored(x) or x.is_graph_input() or y.is_graph_output() or y in state.quantizers:
+        return
+    state.quantizers[y] = replace(state.quantizers.pop(x), low=max(record.low, 0))
 
 
 def fold_stored(node: ir.Node, state: State) -> None:
@@ -107,8 +135,10 @@ def fold_pair(node: ir.Node, state: State) -> None:
         raise Refused("QuantizeLinear and DequantizeLinear have different scales or zero points")
     quantizer = record_of(node, integer_type(quantize), array_of(x).shape if is_stored(x) else None)
     output = node.outputs[0]
-    apart = output.is_graph_output() or reads_differently(x, quantize, quantizer, state)
-    if is_stored(x) and not output.is_graph_output():
+    if output.is_graph_output():
+        copy_output(node)
+    apart = reads_differently(x, quantize, quantizer, state)
+    if is_stored(x):
         replace_and_remove(node, output, rounded_tensor(node, x, quantizer, apart, state))
     elif quantizer.low == 0 and not is_non_negative(x, state):
         keep_cut(node, x, quantizer, state)
@@ -119,6 +149,14 @@ def fold_pair(node: ir.Node, state: State) -> None:
         replace_and_remove(node, output, x)
     if not (stored.uses() or stored.is_graph_output()):
         node_graph(quantize).remove(quantize, safe=True)
+
+
+def copy_output(node: ir.Node) -> None:
+    """The graph output becomes a copy of a node's output: outputs are what they are behind a quantizer."""
+    graph, output = node_graph(node), node.outputs[0]
+    copy = ir.node("Identity", [output], name=unique_name(graph, f"{output.name}.output"))
+    graph.insert_after(node, copy)
+    swap_output_name(graph, output, copy.outputs[0])
 
 
 def rounded_tensor(node: ir.Node, x: ir.Value, quantizer: Quantizer, apart: bool, state: State) -> ir.Value:

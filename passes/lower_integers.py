@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from getac.kernels.integers import bias_integers, floored_steps
 from getac.layers import read_weights, set_normal_form
-from getac.onnx_graph.edit import set_input
+from getac.onnx_graph.edit import array_of, set_input
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Fact, Refusal, State
-from getac.placement import is_layer, place
+from getac.placement import CLIPPING, SAME_SCALE, is_layer, place
 
 __all__ = ["LowerIntegers"]
 
@@ -43,11 +43,14 @@ class LowerIntegers:
                 lower_layer(node, state)
         for value in placement.values:
             keep = value.producer() is None or not placement.writes_integers(value)
-            quantize_activation(graph, value, state.quantizers[value], keep_outputs=keep)
+            quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep)
         for node in placement.absorbed:
             absorb(node)
         for node in placement.why_not:
             if reads_integers(node):
+                barrier(node, 0)
+        for node in list(graph):
+            if node.op_type == "QuantizeLinear" and is_requantized(node):
                 barrier(node, 0)
 
 
@@ -55,6 +58,8 @@ def lower_layer(node: ir.Node, state: State) -> None:
     """Replaces a layer's float weights and bias by stored integers."""
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None and x is not None
+    if node.op_type == "MatMul" and rank_of(x, state) == 2:
+        node.op_type = "Gemm"  # a MatMul in front of an Add becomes a Gemm of floats in onnxruntime
     weights = read_weights(node, state.quantizers[weight])
     set_normal_form(node, weights)
     input_step = np.float32(state.quantizers[x].step)
@@ -71,10 +76,32 @@ def lower_layer(node: ir.Node, state: State) -> None:
         set_input(node, 2, dequantized_bias(node, bias.name or "bias", integers, scale))
 
 
+def rank_of(value: ir.Value, state: State) -> int | None:
+    sizes = state.shapes.sizes(value) if state.shapes is not None else None
+    shape = value.shape if sizes is None else sizes
+    return None if shape is None else len(shape)
+
+
 def reads_integers(node: ir.Node) -> bool:
     x = node.inputs[0]
     producer = x.producer() if x is not None else None
     return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def is_requantized(node: ir.Node) -> bool:
+    """Whether a QuantizeLinear follows another quantizer, with no operator of its own kernel between them.
+
+    onnxruntime makes one pair of the two, with the scale of the second: the rounding of the first is lost.
+    """
+    x = node.inputs[0]
+    producer = x.producer() if x is not None else None
+    while producer is not None and producer.op_type in (*CLIPPING, *SAME_SCALE):
+        x = producer.inputs[0]
+        producer = x.producer() if x is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return False
+    pairs = zip(producer.inputs[1:], node.inputs[1:], strict=True)
+    return not all(np.array_equal(array_of(one), array_of(other)) for one, other in pairs)
 
 
 def absorb(node: ir.Node) -> None:

@@ -34,7 +34,7 @@ class MatMulToGemm:
     def run(self, state: State) -> None:
         assert state.shapes is not None
         for node in list(state.model.graph):
-            if node.op_type == "MatMul" and node.domain in ("", "ai.onnx"):
+            if is_operator(node, "MatMul"):
                 add = bias_addition(node, state.shapes)
                 if add is not None and node.outputs[0] not in state.quantizers:
                     merge(node, add)
@@ -43,16 +43,21 @@ class MatMulToGemm:
 def bias_addition(node: ir.Node, shapes: Shapes) -> ir.Node | None:
     """The Add of a stored vector that alone reads the product of two matrices."""
     x, weight, product = node.inputs[0], node.inputs[1], node.outputs[0]
-    if x is None or len(shapes.sizes(x) or ()) != 2 or not is_stored(weight) or product.is_graph_output():
+    if x is None or weight is None or not is_stored(weight) or product.is_graph_output():
         return None
+    sizes = shapes.sizes(weight) or ()
     users = [user for user, _ in product.uses()]
-    if len(users) != 1 or users[0].op_type != "Add":
+    if len(shapes.sizes(x) or ()) != 2 or len(sizes) != 2 or len(users) != 1:
         return None
+    if not is_operator(users[0], "Add") or users[0].graph is not node.graph:
+        return None  # an addition inside a branch of an If runs only where that branch is taken
     bias = other_operand(users[0], product)
-    assert weight is not None
-    columns = (shapes.sizes(weight) or (0,))[-1]
-    is_row = is_stored(bias) and bias is not None and shapes.sizes(bias) in [(columns,), (1, columns)]
+    is_row = is_stored(bias) and bias is not None and shapes.sizes(bias) in [sizes[1:], (1, sizes[1])]
     return users[0] if is_row else None
+
+
+def is_operator(node: ir.Node, op_type: str) -> bool:
+    return node.op_type == op_type and node.domain in ("", "ai.onnx")
 
 
 def other_operand(add: ir.Node, product: ir.Value) -> ir.Value | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class SliceUnits:
         analysis, choice = state.analysis, state.choice
         assert analysis is not None and choice is not None
         for fold in choice.folds:
-            add_to_bias(fold)
+            add_to_bias(fold, state)
         cut_units(OnnxEditor(state.model.graph), analysis, choice.masks)
         slice_quantizers(state, analysis, choice)
 
@@ -53,16 +54,20 @@ def slice_quantizers(state: State, analysis: Analysis, choice: Choice) -> None:
             state.quantizers[value] = quantizer.take(mask, quantizer.axis)
 
 
-def add_to_bias(fold: BiasFold) -> None:
+def add_to_bias(fold: BiasFold, state: State) -> None:
     """Adds what the removed units' constants contributed to the node's bias, making one if need be.
 
     before   y = Conv(x, W, b)     x[:, removed] = c
     after    y = Conv(x, W, b + sum of W[:, removed] c)
+
+    A MatMul has no bias: it becomes a Gemm where its operands are matrices, and gets an Add otherwise.
     """
     node, rule = fold.node.identity, fold.node.rule
     assert isinstance(node, ir.Node) and rule is not None and isinstance(node.graph, ir.Graph)
     weight = array_of(node.inputs[1])
     delta = rule.bias_from_constants(weight.astype(np.float64), fold.constants).astype(weight.dtype)
+    if node.op_type == "MatMul" and all(rank == 2 for rank in ranks(node.inputs, state)):
+        node.op_type = "Gemm"
     if node.op_type == "MatMul":
         bias = add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta)
         add = ir.node("Add", [node.outputs[0], bias], name=f"{node.name}.constant")
@@ -75,3 +80,10 @@ def add_to_bias(fold: BiasFold) -> None:
         replace_tensor(bias, (array_of(bias) + np.asarray(delta) / scale).astype(weight.dtype))
     else:
         set_input(node, 2, add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta))
+
+
+def ranks(values: Sequence[ir.Value | None], state: State) -> list[int]:
+    """The ranks of a node's inputs, -1 where one is unknown."""
+    assert state.shapes is not None
+    sizes = [state.shapes.sizes(value) if value is not None else None for value in values]
+    return [-1 if one is None else len(one) for one in sizes]

@@ -3,6 +3,8 @@
 before   x -> Conv(W) -> y
 after    x -> Conv(Cast(W_int8) * scale) -> y       folded by onnxruntime at load: the speed of floats
 after    x -> MatMul(DQ(W_int8)) -> y               MatMulNBits, activations quantized on the fly
+
+Quantizers of activations that no integer kernel carries are written back, so that the function stays.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import onnx_ir as ir
 
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import is_stored
-from getac.onnx_graph.qdq import dequantized_weight, scaled_weight
+from getac.onnx_graph.qdq import dequantized_weight, keep_quantizer, scaled_weight
 from getac.pipeline import Fact, Refusal, State
 from getac.placement import is_layer
 
@@ -39,6 +41,7 @@ class StoreWeights:
                 store(node, state)
             else:
                 state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it stays in floats"))
+        keep_quantizers(state)
 
 
 def why_not(node: ir.Node, state: State) -> str | None:
@@ -61,3 +64,12 @@ def store(node: ir.Node, state: State) -> None:
     set_normal_form(node, weights)
     form = dequantized_weight if node.op_type == "MatMul" and weights.weight.ndim == 2 else scaled_weight
     node.replace_input_with(1, form(node, weight.name or "weight", weights.weight, weights.quantizer))
+
+
+def keep_quantizers(state: State) -> None:
+    """Writes the quantizers that are left on activations; integer kernels have taken theirs already."""
+    graph, dtypes = state.model.graph, state.shapes.dtypes if state.shapes is not None else {}
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        if value in state.quantizers:
+            dtype = value.dtype or dtypes.get(value, ir.DataType.FLOAT)
+            keep_quantizer(graph, value, state.quantizers.pop(value), dtype)

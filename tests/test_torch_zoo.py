@@ -86,7 +86,7 @@ def test_masked_equals_sliced_in_onnx(name: str) -> None:
 def test_both_graphs_tell_the_same(name: str) -> None:
     """The same classes, and the same share of parameters, but for what an export folds into others."""
     assert exported(name).classes == captured(name).finding.classes
-    assert exported(name).prunable == pytest.approx(captured(name).finding.prunable, abs=0.01)
+    assert exported(name).prunable == pytest.approx(captured(name).finding.prunable, abs=0.02)
     assert exported(name).kept == pytest.approx(captured(name).finding.kept, abs=0.05)
 
 

@@ -76,7 +76,9 @@ def randomize(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point() and (parameter.ndim <= 1 or (parameter == parameter.flatten()[0]).all()):
+            if parameter.is_floating_point() and (
+                parameter.ndim <= 1 or (parameter == parameter.flatten()[0]).all()
+            ):
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):

@@ -69,11 +69,11 @@ class RandomModule(nn.Module):
         self.layers.append(layer)
         return self.add(lambda h: layer(h), x)
 
-    def parameter(self, *shape: int) -> nn.Parameter:
+    def parameter(self, *shape: int) -> Callable[[], Tensor]:
+        """A new parameter, to be read anew each time: capturing exchanges it for another tensor."""
         self.numbers.append(nn.Parameter(torch.randn(*shape) * 0.5))
-        number = self.numbers[-1]
-        assert isinstance(number, nn.Parameter)
-        return number
+        position = len(self.numbers) - 1
+        return lambda: self.numbers[position]
 
     def other(self, x: int) -> int:
         """Another value of the same shape, or the value itself."""
@@ -112,22 +112,37 @@ def axis(net: RandomModule, x: int) -> int:
 
 
 def activation(net: RandomModule, x: int) -> None:
-    function: Callable[[Tensor], Tensor] = net.pick(
-        F.relu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.softplus, torch.abs, F.hardswish, torch.cos,
-        F.leaky_relu, lambda h: F.relu(h.clone(), inplace=True), lambda h: h.clamp(-1, 1), lambda h: torch.tanh(h).exp(),
-        lambda h: torch.where(h > 0.1, h, 0.5), lambda h: h.masked_fill(h < 0, 0.0), lambda h: F.dropout(h, 0.1),
-    )  # fmt: skip
-    net.add(function, x)
+    functions: list[Callable[..., Tensor]] = [
+        F.relu,
+        F.gelu,
+        F.silu,
+        torch.tanh,
+        torch.sigmoid,
+        F.softplus,
+        torch.abs,
+        F.hardswish,
+        torch.cos,
+        F.leaky_relu,
+        lambda h: F.relu(h.clone(), inplace=True),
+        lambda h: h.clamp(-1, 1),
+        lambda h: torch.tanh(h).exp(),
+        lambda h: torch.where(h > 0.1, h, 0.5),
+        lambda h: h.masked_fill(h < 0, 0.0),
+        lambda h: F.dropout(h, 0.1),
+    ]
+    net.add(net.pick(*functions), x)
 
 
 def residual(net: RandomModule, x: int) -> None:
-    net.add(net.pick(torch.add, torch.add, torch.mul, torch.sub, torch.maximum), x, net.other(x))
+    functions: list[Callable[..., Tensor]] = [torch.add, torch.add, torch.mul, torch.sub, torch.maximum]
+    net.add(net.pick(*functions), x, net.other(x))
 
 
 def scale(net: RandomModule, x: int) -> None:
     shape = [size if net.coin(0.4) else 1 for size in net.shape(x)]
-    number, function = net.parameter(*shape), net.pick(torch.add, torch.mul, torch.sub)
-    net.add(lambda h: function(h, number), x)
+    functions: list[Callable[..., Tensor]] = [torch.add, torch.mul, torch.sub]
+    number, function = net.parameter(*shape), net.pick(*functions)
+    net.add(lambda h: function(h, number()), x)
 
 
 def concat(net: RandomModule, x: int) -> None:
@@ -144,9 +159,12 @@ def divide(net: RandomModule, x: int) -> None:
     count, first = net.pick(2, 3), int(net.rng.integers(1, size))
     part = net.pick(0, 1)
     kind = net.pick(
-        lambda h: h.chunk(count, dim)[0], lambda h: h.chunk(count, dim)[-1], lambda h: h.split([first, size - first], dim)[part],
-        lambda h: h.narrow(dim, 0, first), lambda h: h.tensor_split(count, dim)[part],
-    )  # fmt: skip
+        lambda h: h.chunk(count, dim)[0],
+        lambda h: h.chunk(count, dim)[-1],
+        lambda h: h.split([first, size - first], dim)[part],
+        lambda h: h.narrow(dim, 0, first),
+        lambda h: h.tensor_split(count, dim)[part],
+    )
     net.add(kind, x)
 
 
@@ -169,7 +187,7 @@ def regroup(net: RandomModule, x: int) -> None:
     swapped, number = net.coin(), net.parameter(outer, 1, *(1,) * (len(net.shape(x)) - dim))
 
     def change(h: Tensor) -> Tensor:
-        apart = h.unflatten(dim, (outer, -1)) * number
+        apart: Tensor = torch.unflatten(h, dim, (outer, -1)) * number()
         return (apart.transpose(dim, dim + 1) if swapped else apart).flatten(dim, dim + 1)
 
     net.add(change, x)
@@ -189,13 +207,19 @@ def exchange(net: RandomModule, x: int) -> None:
 
 def reduce(net: RandomModule, x: int) -> None:
     dim = axis(net, x)
-    function: Callable[..., Tensor] = net.pick(torch.mean, torch.sum, torch.amax)
+    functions: list[Callable[..., Tensor]] = [torch.mean, torch.sum, torch.amax]
+    function = net.pick(*functions)
     net.add(lambda h: function(h, dim), x)
 
 
 def moved(net: RandomModule, x: int) -> None:
     dim = axis(net, x)
-    net.add(net.pick(lambda h: h.roll(1, dim), lambda h: h.flip(dim), lambda h: h.cumsum(dim), lambda h: h.softmax(dim)), x)
+    net.add(
+        net.pick(
+            lambda h: h.roll(1, dim), lambda h: h.flip(dim), lambda h: h.cumsum(dim), lambda h: h.softmax(dim)
+        ),
+        x,
+    )
 
 
 def repeated(net: RandomModule, x: int) -> None:
@@ -214,7 +238,7 @@ def layer_norm(net: RandomModule, x: int) -> None:
 
 def attention(net: RandomModule, x: int) -> None:
     """Fused or grouped attention with an implicit scale."""
-    t, c = net.shape(x)
+    c = net.shape(x)[-1]
     shared, depth = net.pick(1, 2), net.pick(2, 3)
     heads, causal = shared * net.pick(1, 2), net.coin(0.3)
     layer = nn.Linear(c, (heads + 2 * shared) * depth)
@@ -222,7 +246,7 @@ def attention(net: RandomModule, x: int) -> None:
 
     def attend(h: Tensor) -> Tensor:
         parts = layer(h).split([heads * depth, shared * depth, shared * depth], -1)
-        q, k, v = (part.unflatten(-1, (-1, depth)).transpose(1, 2) for part in parts)
+        q, k, v = (torch.unflatten(part, -1, (-1, depth)).transpose(1, 2) for part in parts)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=heads != shared)
         return y.transpose(1, 2).flatten(2)
 
@@ -246,7 +270,10 @@ def convolution(net: RandomModule, x: int) -> None:
     groups = net.pick(1, 1, net.divisor(channels), channels)
     out = groups * net.pick(1, 2, 3) if groups > 1 else net.pick(6, 8, 12)
     if min(net.shape(x)[1:]) and out <= 48:
-        net.layer(nn.Conv2d(channels, out, kernel, net.pick(1, 1, 2), kernel // 2, groups=groups, bias=net.coin()), x)
+        net.layer(
+            nn.Conv2d(channels, out, kernel, net.pick(1, 1, 2), kernel // 2, groups=groups, bias=net.coin()),
+            x,
+        )
 
 
 def larger(net: RandomModule, x: int) -> None:
@@ -285,16 +312,37 @@ def tokens(net: RandomModule, x: int) -> None:
 
 
 ANY: list[Callable[[RandomModule, int], Any]] = [
-    activation, activation, residual, residual, scale, concat, divide, regroup, repeated, moved
-]  # fmt: skip
+    activation,
+    activation,
+    residual,
+    residual,
+    scale,
+    concat,
+    divide,
+    regroup,
+    repeated,
+    moved,
+]
 STEPS: dict[int, list[Callable[[RandomModule, int], Any]]] = {
     1: [*ANY, linear, linear, linear, gated, to_image],
     2: [*ANY, linear, linear, gated, attention, attention, layer_norm, recurrent, reduce, reshape, exchange],
     3: [
-        *ANY, convolution, convolution, convolution, larger, image_norm, image_norm, pool, squeeze_excite, shuffle, tokens, reduce,
-        reshape, exchange,
+        *ANY,
+        convolution,
+        convolution,
+        convolution,
+        larger,
+        image_norm,
+        image_norm,
+        pool,
+        squeeze_excite,
+        shuffle,
+        tokens,
+        reduce,
+        reshape,
+        exchange,
     ],
-}  # fmt: skip
+}
 
 
 def check(seed: int) -> FxOutcome:

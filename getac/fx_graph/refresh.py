@@ -35,4 +35,7 @@ class Shapes(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         stored = super().get_attr(target, args, kwargs)
-        return torch.empty_like(stored) if isinstance(stored, torch.Tensor) else stored
+        if not isinstance(stored, torch.Tensor):
+            return stored
+        # From its numbers, not by empty_like: the mode remembers tensors that it has seen at their old sizes.
+        return torch.empty(tuple(stored.shape), dtype=stored.dtype, device=stored.device)

@@ -142,7 +142,9 @@ class MappedTensor(ir.ExternalTensor):
         return self._mapping[start : start + (self.length or 0)].tobytes()
 
 
-def set_aside(proto: onnx.ModelProto, folders: ModelFolders | None) -> tuple[onnx.ModelProto, WeightTable]:
+def set_aside(
+    proto: onnx.ModelProto, folders: ModelFolders | None
+) -> tuple[onnx.ModelProto, WeightTable, frozenset[Path]]:
     """Check every tensor of a model, and copy the model with placeholders in the place of its big tensors.
 
     Args:
@@ -151,7 +153,8 @@ def set_aside(proto: onnx.ModelProto, folders: ModelFolders | None) -> tuple[onn
 
     Returns:
         The light copy, with external tensors of up to 1024 elements read into it, and what the placeholders
-        stand for. External tensors in the table are memory-mapped when they are used.
+        stand for. External tensors in the table are memory-mapped when they are used. Then the files of
+        external data, those that were read included.
 
     Raises:
         InvalidModelError: A tensor whose data is missing, outside the folder, or not of the size that its
@@ -160,7 +163,7 @@ def set_aside(proto: onnx.ModelProto, folders: ModelFolders | None) -> tuple[onn
     copier = _Copier(folders)
     light = onnx.ModelProto()
     copier.copy(proto, light, "the model")
-    return light, copier.table
+    return light, copier.table, frozenset(copier.files)
 
 
 def put_back(model: ir.Model, table: WeightTable) -> None:
@@ -202,6 +205,7 @@ class _Copier:
     folders: ModelFolders | None
     table: WeightTable = field(default_factory=dict)
     mappings: dict[Path, np.memmap[Any, Any]] = field(default_factory=dict)
+    files: set[Path] = field(default_factory=set)
 
     def copy(self, source: Message, target: Message, where: str) -> None:
         """Copy a message field by field, descending only where tensors can be."""
@@ -258,6 +262,7 @@ class _Copier:
         if not bits:
             raise InvalidModelError("text cannot be external data", where=where, found=repr(location))
         path = self.folders.locate(location, where)
+        self.files.add(path)
         offset, length = _extent(entries, path, _byte_count(tensor, bits), where)
         return MappedTensor(self._map(path, where), path, offset, length, tensor)
 

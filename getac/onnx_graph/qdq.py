@@ -16,7 +16,14 @@ import onnx_ir as ir
 from getac.onnx_graph.edit import Array, add_initializer, swap_output_name, unique_name
 from getac.quantizer import Quantizer
 
-__all__ = ["barrier", "dequantized_bias", "dequantized_weight", "quantize_activation", "scaled_weight"]
+__all__ = [
+    "barrier",
+    "dequantized_bias",
+    "dequantized_weight",
+    "keep_quantizer",
+    "quantize_activation",
+    "scaled_weight",
+]
 
 
 Floats = npt.NDArray[np.float32]
@@ -45,25 +52,57 @@ def quantize_activation(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, 
         quantizer: Per tensor, at most 8 bits.
         keep_outputs: Whether a graph output stays the value before the pair.
     """
+    nodes = quantizer_nodes(graph, value, quantizer, ir.DataType.FLOAT)
+    replace_uses(graph, value, nodes)
+    if value.is_graph_output() and not keep_outputs:
+        swap_output_name(graph, value, nodes[-1].outputs[0])
+
+
+def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype: ir.DataType) -> None:
+    """Puts a Q/DQ pair behind a value that only floats read and write; the value itself stays an output.
+
+    A Sum on either side keeps onnxruntime from making anything else of the pair: quantizing a float layer
+    next to it, or merging it with another pair.
+
+    Args:
+        quantizer: Per tensor, at most 16 bits.
+        dtype: The value's type.
+    """
     name = value.name or "value"
-    zero_point = -quantizer.low
-    scale = add_initializer(graph, f"{name}.scale", np.asarray(quantizer.step, dtype=np.float32))
-    zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, dtype=np.uint8))
-    users = list(value.uses())
-    nodes = [new_node(graph, "QuantizeLinear", [value, scale, zero], f"{name}.q", ir.DataType.UINT8)]
+    before = new_node(graph, "Sum", [value], f"{name}.before", dtype)
+    pair = quantizer_nodes(graph, before.outputs[0], quantizer, dtype)
+    after = new_node(graph, "Sum", [pair[-1].outputs[0]], f"{name}.after", dtype)
+    replace_uses(graph, value, [before, *pair, after])
+
+
+def quantizer_nodes(
+    graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype: ir.DataType
+) -> list[ir.Node]:
+    """Q, a Clip of the integers where the lattice does not fill their type, and DQ; not yet in the graph."""
+    name, zero_point = value.name or "value", -quantizer.low
     top = quantizer.high + zero_point
-    if top < 255:
-        least = add_initializer(graph, f"{name}.least", np.asarray(0, dtype=np.uint8))
-        greatest = add_initializer(graph, f"{name}.greatest", np.asarray(top, dtype=np.uint8))
+    integer = ir.DataType.UINT8 if top <= 255 else ir.DataType.UINT16
+    stored = integer.numpy()
+    scale = add_initializer(graph, f"{name}.scale", quantizer.step.astype(dtype.numpy()), dtype)
+    zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, stored))
+    nodes = [new_node(graph, "QuantizeLinear", [value, scale, zero], f"{name}.q", integer)]
+    if top < np.iinfo(stored).max:
+        least = add_initializer(graph, f"{name}.least", np.asarray(0, stored))
+        greatest = add_initializer(graph, f"{name}.greatest", np.asarray(top, stored))
         inputs = [nodes[-1].outputs[0], least, greatest]
-        nodes.append(new_node(graph, "Clip", inputs, f"{name}.cut", ir.DataType.UINT8))
+        nodes.append(new_node(graph, "Clip", inputs, f"{name}.cut", integer))
     inputs = [nodes[-1].outputs[0], scale, zero]
-    nodes.append(new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", ir.DataType.FLOAT))
+    nodes.append(new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", dtype))
+    return nodes
+
+
+def replace_uses(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node]) -> None:
+    """Puts a chain of nodes behind a value; what read the value reads the end of the chain."""
+    first = nodes[0]
+    users = [(user, index) for user, index in value.uses() if user is not first]
     insert_behind(graph, value, nodes)
     for user, index in users:
         user.replace_input_with(index, nodes[-1].outputs[0])
-    if value.is_graph_output() and not keep_outputs:
-        swap_output_name(graph, value, nodes[-1].outputs[0])
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node]) -> None:

@@ -20,6 +20,7 @@ from getac.onnx_graph.constants import constants_to_initializers
 from getac.onnx_graph.external_data import ModelFolders, WeightTable, put_back, set_aside
 from getac.onnx_graph.functions import Names, inline_functions, subgraphs
 from getac.onnx_graph.opset import convert_opset, default_opset
+from getac.onnx_graph.origin import Origin, set_origin
 
 __all__ = ["IR_VERSION", "load", "read_model", "read_proto"]
 
@@ -44,6 +45,12 @@ def load(model_or_path: str | os.PathLike[str] | onnx.ModelProto | ir.Model) -> 
         return model_or_path
     if isinstance(model_or_path, onnx.ModelProto):
         return read_proto(model_or_path)
+    if not isinstance(model_or_path, str | os.PathLike):
+        raise UnsupportedModelError(
+            "this is no ONNX model",
+            required="a path, an onnx.ModelProto, or an onnx_ir.Model",
+            found=type(model_or_path).__name__,
+        )
     return read_model(model_or_path)
 
 
@@ -74,7 +81,7 @@ def read_proto(proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None =
 
 def _import(proto: onnx.ModelProto, folders: ModelFolders | None) -> ir.Model:
     try:
-        light, weights = _prepare(proto, folders)
+        light, weights, files = _prepare(proto, folders)
         model = ir.from_proto(light)
     except UnicodeDecodeError as error:
         raise InvalidModelError("a name in the model is not UTF-8 text", found=repr(error.object)) from error
@@ -87,24 +94,27 @@ def _import(proto: onnx.ModelProto, folders: ModelFolders | None) -> ir.Model:
             "the model cannot be represented", found=str(error.__cause__ or error)
         ) from error
     put_back(model, weights)
-    _close_inputs(model.graph)
+    closed = _close_inputs(model.graph)
+    set_origin(model, Origin(tuple(sorted(files)), closed if proto.ir_version > 3 else ()))
     constants_to_initializers(model)
     _name_everything(model.graph)
     model.ir_version = IR_VERSION
     return model
 
 
-def _prepare(proto: onnx.ModelProto, folders: ModelFolders | None) -> tuple[onnx.ModelProto, WeightTable]:
+def _prepare(
+    proto: onnx.ModelProto, folders: ModelFolders | None
+) -> tuple[onnx.ModelProto, WeightTable, frozenset[Path]]:
     """What happens to the protobuf message: checks, then inlining and conversion without the weights."""
     _check_header(proto)
     default_opset(proto)
     _refuse_lossy_features(proto)
-    light, weights = set_aside(proto, folders)
+    light, weights, files = set_aside(proto, folders)
     _normalise_domains(light)
     _check_and_sort(light)
     light = convert_opset(inline_functions(light))
     _check_and_sort(light)  # what inlining and conversion made
-    return light, weights
+    return light, weights, files
 
 
 # ---- the file ----
@@ -348,11 +358,13 @@ def _label(node: onnx.NodeProto) -> str:
 # ---- the graph ----
 
 
-def _close_inputs(graph: ir.Graph) -> None:
+def _close_inputs(graph: ir.Graph) -> tuple[str, ...]:
     """Weights leave the inputs: IR 3 lists all of them there, later versions those one may override."""
+    closed = tuple(str(value.name) for value in graph.inputs if value.name in graph.initializers)
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     graph.inputs.clear()
     graph.inputs.extend(inputs)
+    return closed
 
 
 def _name_everything(graph: ir.Graph) -> None:

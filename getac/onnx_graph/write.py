@@ -16,8 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from getac.errors import OutputError
+from getac.onnx_graph.origin import origin_of
 
-__all__ = ["atomic_write_text", "check_output", "write_model"]
+__all__ = ["atomic_write_text", "check_output", "same_file", "write_model"]
 
 _EXTERNAL_ABOVE = 3 << 29  # 1.5 GiB of weights: one protobuf message ends at 2 GiB
 _MAX_PROTO_BYTES = (1 << 31) - 1
@@ -44,7 +45,7 @@ def write_model(
     """
     target = _target(path)
     tensors = _tensors(model)
-    _check_not_a_source(target, tensors)
+    _check_not_a_source(target, model)
     if external_data is None:
         external_data = sum(tensor.nbytes for tensor in tensors.values()) > _EXTERNAL_ABOVE
     if not external_data:
@@ -52,7 +53,7 @@ def write_model(
         _write(target, lambda file: file.write(data))
         return [target]
     data_path = _target(target.with_name(f"{target.name}.data"))
-    _check_not_a_source(data_path, tensors)
+    _check_not_a_source(data_path, model)
     layout = _lay_out(tensors)
     proto = _serialize(model, _placeholders(layout, data_path.name), target)
     with _temporary(data_path) as data_file, _temporary(target) as model_file:
@@ -81,7 +82,7 @@ def check_output(path: str | os.PathLike[str], inputs: Sequence[str | os.PathLik
     """
     target = _target(path)
     for source in inputs:
-        if _same_file(target, source):
+        if same_file(target, source):
             raise OutputError(
                 "the output is the same file as an input",
                 where=str(path),
@@ -140,9 +141,9 @@ def _write_tensors(file: BinaryIO, layout: dict[ir.Value, tuple[int, ir.TensorPr
             file.write(tensor.tobytes())
 
 
-def _check_not_a_source(output: Path, tensors: dict[ir.Value, ir.TensorProtocol]) -> None:
-    for tensor in tensors.values():
-        if isinstance(tensor, ir.ExternalTensor) and _same_file(output, tensor.path):
+def _check_not_a_source(output: Path, model: ir.Model) -> None:
+    for file in origin_of(model).files:
+        if same_file(output, file):
             raise OutputError(
                 "the output is a file that the model reads its weights from",
                 where=str(output),
@@ -203,7 +204,8 @@ def _target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths name one file, which need not exist."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -213,6 +215,7 @@ def _same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bo
 def _write(target: Path, fill: Callable[[BinaryIO], object]) -> None:
     with _temporary(target) as temporary:
         _fill(temporary, fill)
+        _keep_mode(temporary, target)
         _rename(temporary, target)
 
 
@@ -243,8 +246,19 @@ def _rename(temporary: Path, target: Path) -> None:
         raise _failure(target, error) from error
 
 
+def _keep_mode(temporary: Path, target: Path) -> None:
+    """Who may read and write a file that is replaced stays as it was."""
+    try:
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+    except OSError as error:
+        raise _failure(target, error) from error
+
+
 def _rename_both(data_file: Path, data_path: Path, model_file: Path, target: Path) -> None:
     """The data first: a model must never point to data that is not there. Back again if the model fails."""
+    _keep_mode(data_file, data_path)
+    _keep_mode(model_file, target)
     with _temporary(data_path) as old_data:
         if data_path.exists():
             _rename(data_path, old_data)

@@ -19,7 +19,11 @@ class Net(nn.Module):
     """x -> layer -> h -> function(self, h) -> layer -> y; the parts are attributes of the module."""
 
     def __init__(
-        self, into: nn.Module, function: Callable[[Any, Tensor], Tensor], out: nn.Module, parts: dict[str, Any]
+        self,
+        into: nn.Module,
+        function: Callable[[Any, Tensor], Tensor],
+        out: nn.Module,
+        parts: dict[str, Any],
     ) -> None:
         super().__init__()
         self.into, self.function, self.out = into, function, out
@@ -63,27 +67,41 @@ def no_parts() -> dict[str, Any]:
     return {}
 
 
-def sequence(f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "", stuck: bool = False) -> Case:
+def sequence(
+    f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "", stuck: bool = False
+) -> Case:
     """x (B, 5, 6) -> h (B, 5, 8) -> f -> (..., out) -> y"""
     return Case(lambda: Net(nn.Linear(6, 8), f, nn.Linear(out, 4), parts()), (5, 6), units, reason, stuck)
 
 
-def vector(f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "", stuck: bool = False) -> Case:
+def vector(
+    f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "", stuck: bool = False
+) -> Case:
     """x (B, 6) -> h (B, 8) -> f -> (..., out) -> y"""
     return Case(lambda: Net(nn.Linear(6, 8), f, nn.Linear(out, 4), parts()), (6,), units, reason, stuck)
 
 
-def image(f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "", stuck: bool = False) -> Case:
+def image(
+    f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "", stuck: bool = False
+) -> Case:
     """x (B, 3, 8, 8) -> h (B, 8, 8, 8) -> f -> (B, out, ...) -> y"""
     return Case(
-        lambda: Net(nn.Conv2d(3, 8, 3, padding=1), f, nn.Conv2d(out, 5, 1), parts()), (3, 8, 8), units, reason, stuck
+        lambda: Net(nn.Conv2d(3, 8, 3, padding=1), f, nn.Conv2d(out, 5, 1), parts()),
+        (3, 8, 8),
+        units,
+        reason,
+        stuck,
     )
 
 
-def volume(rank: int, f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = "") -> Case:
+def volume(
+    rank: int, f: Function, *units: int, out: int = 8, parts: Parts = no_parts, reason: str = ""
+) -> Case:
     """x (B, 3, 6, ...) -> h (B, 8, 6, ...) -> f -> (B, out, ...) -> y, with 1 or 3 spatial dimensions"""
     layer = {1: nn.Conv1d, 3: nn.Conv3d}[rank]
-    return Case(lambda: Net(layer(3, 8, 3, padding=1), f, layer(out, 5, 1), parts()), (3, *(6,) * rank), units, reason)
+    return Case(
+        lambda: Net(layer(3, 8, 3, padding=1), f, layer(out, 5, 1), parts()), (3, *(6,) * rank), units, reason
+    )
 
 
 def case(make: Callable[[], nn.Module], shape: Sequence[int], *units: int, reason: str = "") -> Case:
@@ -96,42 +114,118 @@ def weights(*shape: int) -> nn.Parameter:
 
 def lambda_of(text: str) -> Function:
     """s: the module; h: what comes in; a in (-1, 1); p at least 1."""
-    return eval(f"lambda s, h: (lambda a, p: {text})(torch.tanh(h) * 0.9, h.abs() + 1)", {"torch": torch, "F": F, "aten": torch.ops.aten})  # type: ignore[no-any-return]
+    names = {"torch": torch, "F": F, "aten": torch.ops.aten}
+    code = f"lambda s, h: (lambda a, p: {text})(torch.tanh(h) * 0.9, h.abs() + 1)"
+    return eval(code, names)  # type: ignore[no-any-return]
 
 
 UNARY = {
-    "abs": "a.abs()", "acos": "a.acos()", "add": "torch.add(h, a, alpha=2)", "addcdiv": "torch.addcdiv(h, a, p, value=0.5)",
-    "addcmul": "torch.addcmul(h, a, p)", "asin": "a.asin()", "atan": "a.atan()", "atan2": "torch.atan2(a, p)",
-    "celu": "F.celu(h)", "clamp": "h.clamp(-0.5, 0.5)", "clamp_max": "h.clamp_max(0.5)", "clamp_min": "h.clamp_min(0.1)",
-    "clip": "h.clip(-0.5, 0.5)", "cos": "h.cos()", "cosh": "a.cosh()", "div": "h / p", "elu": "F.elu(h)", "erf": "h.erf()",
-    "exp": "a.exp()", "exp2": "torch.exp2(a)", "expm1": "a.expm1()", "fmod": "torch.fmod(h, 0.7)", "gelu": "F.gelu(h)",
-    "hardsigmoid": "F.hardsigmoid(h)", "hardswish": "F.hardswish(h)", "hardtanh": "F.hardtanh(h, -0.3, 0.4)",
-    "leaky_relu": "F.leaky_relu(h, 0.2)", "lerp": "torch.lerp(h, a, 0.3)", "log": "p.log()", "log1p": "p.log1p()",
-    "log2": "p.log2()", "log_sigmoid": "F.logsigmoid(h)", "maximum": "torch.maximum(h, a)", "minimum": "torch.minimum(h, a)",
-    "mish": "F.mish(h)", "nan_to_num": "h.nan_to_num()", "neg": "-h", "pow": "p ** 1.5", "reciprocal": "p.reciprocal()",
-    "relu": "h.relu()", "relu6": "F.relu6(h)", "remainder": "torch.remainder(h, 0.7)", "rsqrt": "p.rsqrt()",
-    "rsub": "torch.rsub(h, 1.5)", "selu": "F.selu(h)", "sigmoid": "h.sigmoid()", "silu": "F.silu(h)", "sin": "h.sin()",
-    "sinh": "a.sinh()", "softplus": "F.softplus(h)", "sqrt": "p.sqrt()", "square": "h.square()", "sub": "h - 2 * a",
-    "tan": "a.tan()", "tanh": "h.tanh()", "threshold": "F.threshold(h, 0.1, 0.2)", "mul": "h * a",
-    "masked_fill": "h.masked_fill(a > 0.1, 0.3)", "alias": "aten.alias(h)", "clone": "h.clone()",
-    "contiguous": "h.transpose(1, 2).contiguous().transpose(1, 2)", "dropout": "F.dropout(h)",
-    "alpha_dropout": "F.alpha_dropout(h, training=True)", "feature_dropout": "F.dropout1d(h)",
-    "feature_alpha_dropout": "F.feature_alpha_dropout(h, training=True)", "native_dropout": "torch.native_dropout(h, 0.5, True)[0]", "to": "h.to(torch.float64).to(torch.float32)",
-    "type_as": "h.type_as(a)", "_to_copy": "aten._to_copy(h, dtype=torch.float32)",
-    "lift_fresh_copy": "aten.lift_fresh_copy(h)", "where": "torch.where(a > 0.1, h, a)",
-}  # fmt: skip
+    "abs": "a.abs()",
+    "acos": "a.acos()",
+    "add": "torch.add(h, a, alpha=2)",
+    "addcdiv": "torch.addcdiv(h, a, p, value=0.5)",
+    "addcmul": "torch.addcmul(h, a, p)",
+    "asin": "a.asin()",
+    "atan": "a.atan()",
+    "atan2": "torch.atan2(a, p)",
+    "celu": "F.celu(h)",
+    "clamp": "h.clamp(-0.5, 0.5)",
+    "clamp_max": "h.clamp_max(0.5)",
+    "clamp_min": "h.clamp_min(0.1)",
+    "clip": "h.clip(-0.5, 0.5)",
+    "cos": "h.cos()",
+    "cosh": "a.cosh()",
+    "div": "h / p",
+    "elu": "F.elu(h)",
+    "erf": "h.erf()",
+    "exp": "a.exp()",
+    "exp2": "torch.exp2(a)",
+    "expm1": "a.expm1()",
+    "fmod": "torch.fmod(h, 0.7)",
+    "gelu": "F.gelu(h)",
+    "hardsigmoid": "F.hardsigmoid(h)",
+    "hardswish": "F.hardswish(h)",
+    "hardtanh": "F.hardtanh(h, -0.3, 0.4)",
+    "leaky_relu": "F.leaky_relu(h, 0.2)",
+    "lerp": "torch.lerp(h, a, 0.3)",
+    "log": "p.log()",
+    "log1p": "p.log1p()",
+    "log2": "p.log2()",
+    "log_sigmoid": "F.logsigmoid(h)",
+    "maximum": "torch.maximum(h, a)",
+    "minimum": "torch.minimum(h, a)",
+    "mish": "F.mish(h)",
+    "nan_to_num": "h.nan_to_num()",
+    "neg": "-h",
+    "pow": "p ** 1.5",
+    "reciprocal": "p.reciprocal()",
+    "relu": "h.relu()",
+    "relu6": "F.relu6(h)",
+    "remainder": "torch.remainder(h, 0.7)",
+    "rsqrt": "p.rsqrt()",
+    "rsub": "torch.rsub(h, 1.5)",
+    "selu": "F.selu(h)",
+    "sigmoid": "h.sigmoid()",
+    "silu": "F.silu(h)",
+    "sin": "h.sin()",
+    "sinh": "a.sinh()",
+    "softplus": "F.softplus(h)",
+    "sqrt": "p.sqrt()",
+    "square": "h.square()",
+    "sub": "h - 2 * a",
+    "tan": "a.tan()",
+    "tanh": "h.tanh()",
+    "threshold": "F.threshold(h, 0.1, 0.2)",
+    "mul": "h * a",
+    "masked_fill": "h.masked_fill(a > 0.1, 0.3)",
+    "alias": "aten.alias(h)",
+    "clone": "h.clone()",
+    "contiguous": "h.transpose(1, 2).contiguous().transpose(1, 2)",
+    "dropout": "F.dropout(h)",
+    "alpha_dropout": "F.alpha_dropout(h, training=True)",
+    "feature_dropout": "F.dropout1d(h)",
+    "feature_alpha_dropout": "F.feature_alpha_dropout(h, training=True)",
+    "native_dropout": "torch.native_dropout(h, 0.5, True)[0]",
+    "to": "h.to(torch.float64).to(torch.float32)",
+    "type_as": "h.type_as(a)",
+    "_to_copy": "aten._to_copy(h, dtype=torch.float32)",
+    "lift_fresh_copy": "aten.lift_fresh_copy(h)",
+    "where": "torch.where(a > 0.1, h, a)",
+}
 STEPS_AND_COMPARISONS = {
-    "bitwise_and": "torch.bitwise_and(h > 0.1, a < 0.5) * h", "bitwise_not": "(~(h > 0.1)) * h", "bitwise_or": "torch.bitwise_or(h > 0.1, a < 0) * h",
-    "ceil": "h.ceil()", "eq": "(h == a) + h", "floor": "h.floor()", "floor_divide": "torch.floor_divide(h.detach(), 0.3) + h",
-    "ge": "(h >= a) * h", "gt": "(h > a) * h", "isinf": "h.isinf() + h", "isnan": "h.isnan() + h", "le": "(h <= a) * h",
-    "logical_and": "torch.logical_and(h > 0, a > 0) * h", "logical_not": "torch.logical_not(h > 0) * h",
-    "logical_or": "torch.logical_or(h > 0, a > 0) * h", "logical_xor": "torch.logical_xor(h > 0, a > 0) * h", "lt": "(h < a) * h",
-    "ne": "(h != a) * h", "round": "h.round()", "sgn": "h.sgn()", "sign": "h.sign()", "trunc": "h.trunc()",
-    "__and__": "aten.__and__(h > 0.1, a < 0.5) * h", "__or__": "aten.__or__(h > 0.1, a < 0) * h",
-    "ones_like": "torch.ones_like(h) + h", "zeros_like": "torch.zeros_like(h) + h", "detach": "h.detach()",
-    "rand_like": "torch.rand_like(h) * 0 + h", "randn_like": "torch.randn_like(h) * 0 + h",
-    "empty_like": "torch.empty_like(h).bernoulli_(0.5) * 0 + h", "full_like": "torch.full_like(h, 2.0) + h", "bernoulli": "torch.bernoulli(h.sigmoid()) * 0 + h",
-}  # fmt: skip
+    "bitwise_and": "torch.bitwise_and(h > 0.1, a < 0.5) * h",
+    "bitwise_not": "(~(h > 0.1)) * h",
+    "bitwise_or": "torch.bitwise_or(h > 0.1, a < 0) * h",
+    "ceil": "h.ceil()",
+    "eq": "(h == a) + h",
+    "floor": "h.floor()",
+    "floor_divide": "torch.floor_divide(h.detach(), 0.3) + h",
+    "ge": "(h >= a) * h",
+    "gt": "(h > a) * h",
+    "isinf": "h.isinf() + h",
+    "isnan": "h.isnan() + h",
+    "le": "(h <= a) * h",
+    "logical_and": "torch.logical_and(h > 0, a > 0) * h",
+    "logical_not": "torch.logical_not(h > 0) * h",
+    "logical_or": "torch.logical_or(h > 0, a > 0) * h",
+    "logical_xor": "torch.logical_xor(h > 0, a > 0) * h",
+    "lt": "(h < a) * h",
+    "ne": "(h != a) * h",
+    "round": "h.round()",
+    "sgn": "h.sgn()",
+    "sign": "h.sign()",
+    "trunc": "h.trunc()",
+    "__and__": "aten.__and__(h > 0.1, a < 0.5) * h",
+    "__or__": "aten.__or__(h > 0.1, a < 0) * h",
+    "ones_like": "torch.ones_like(h) + h",
+    "zeros_like": "torch.zeros_like(h) + h",
+    "detach": "h.detach()",
+    "rand_like": "torch.rand_like(h) * 0 + h",
+    "randn_like": "torch.randn_like(h) * 0 + h",
+    "empty_like": "torch.empty_like(h).bernoulli_(0.5) * 0 + h",
+    "full_like": "torch.full_like(h, 2.0) + h",
+    "bernoulli": "torch.bernoulli(h.sigmoid()) * 0 + h",
+}
 ELEMENTWISE = {
     **{name: [sequence(lambda_of(text), 8)] for name, text in UNARY.items()},
     **{name: [sequence(lambda_of(text), 8, stuck=True)] for name, text in STEPS_AND_COMPARISONS.items()},

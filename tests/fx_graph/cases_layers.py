@@ -21,7 +21,9 @@ def add_row(h: Tensor, row: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Self-attention over (B, T, 6) with `heads` of size 3, `shared` of them for keys and values."""
 
-    def __init__(self, heads: int = 2, shared: int = 2, masked: bool = False, fused: bool = False, **options: Any) -> None:
+    def __init__(
+        self, heads: int = 2, shared: int = 2, masked: bool = False, fused: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.heads, self.shared, self.fused, self.options = heads, shared, fused, options
         self.q = nn.Linear(6, 3 * (heads + 2 * shared if fused else heads))
@@ -78,7 +80,13 @@ STATEFUL = {"track_running_stats": True, "affine": True}
 LAYERS: dict[str, list[Case]] = {
     "linear": [
         sequence(lambda s, h: s.a(h), 8, 7, out=7, parts=lambda: {"a": nn.Linear(8, 7, bias=False)}),
-        sequence(lambda s, h: F.linear(h, s.w, s.b), 7, 8, out=7, parts=lambda: {"w": weights(7, 8), "b": weights(7)}),
+        sequence(
+            lambda s, h: F.linear(h, s.w, s.b),
+            7,
+            8,
+            out=7,
+            parts=lambda: {"w": weights(7, 8), "b": weights(7)},
+        ),
         sequence(lambda s, h: F.linear(F.linear(h, s.w), s.w.t()), 7, 8, parts=lambda: {"w": weights(7, 8)}),
     ],
     "matmul": [
@@ -87,17 +95,40 @@ LAYERS: dict[str, list[Case]] = {
     ],
     "bmm": [sequence(lambda s, h: torch.bmm(h, torch.bmm(h.transpose(1, 2), h)), 8)],
     "mm": [vector(lambda s, h: torch.mm(h, s.w), 8, 7, out=7, parts=lambda: {"w": weights(8, 7)})],
-    "mv": [sequence(lambda s, h: s.b * torch.mv(s.w, s.v) + h, 8, 7, parts=lambda: {"w": weights(8, 7), "v": weights(7), "b": weights(8)})],
-    "dot": [sequence(lambda s, h: h * torch.dot(s.v, s.w), 7, 8, parts=lambda: {"v": weights(7), "w": weights(7)})],
+    "mv": [
+        sequence(
+            lambda s, h: s.b * torch.mv(s.w, s.v) + h,
+            8,
+            7,
+            parts=lambda: {"w": weights(8, 7), "v": weights(7), "b": weights(8)},
+        )
+    ],
+    "dot": [
+        sequence(lambda s, h: h * torch.dot(s.v, s.w), 7, 8, parts=lambda: {"v": weights(7), "w": weights(7)})
+    ],
     "addmm": [
-        vector(lambda s, h: torch.addmm(s.b, h, s.w), 8, 7, out=7, parts=lambda: {"w": weights(8, 7), "b": weights(7)}),
+        vector(
+            lambda s, h: torch.addmm(s.b, h, s.w),
+            8,
+            7,
+            out=7,
+            parts=lambda: {"w": weights(8, 7), "b": weights(7)},
+        ),
         vector(lambda s, h: torch.addmm(h, h, s.w, beta=0.5, alpha=2), 8, parts=lambda: {"w": weights(8, 8)}),
     ],
     "baddbmm": [sequence(lambda s, h: torch.baddbmm(h, h, h.transpose(1, 2) @ h), 8)],
     "einsum": [
-        sequence(lambda s, h: torch.einsum("btc,cd->btd", h, s.w), 8, 7, out=7, parts=lambda: {"w": weights(8, 7)}),
+        sequence(
+            lambda s, h: torch.einsum("btc,cd->btd", h, s.w), 8, 7, out=7, parts=lambda: {"w": weights(8, 7)}
+        ),
         sequence(lambda s, h: torch.einsum("btc,buc,bud->btd", h, h, h), 8),
-        sequence(lambda s, h: torch.einsum("...c,hcd->...hd", h, s.w), 8, 7, out=7, parts=lambda: {"w": weights(2, 8, 7)}),
+        sequence(
+            lambda s, h: torch.einsum("...c,hcd->...hd", h, s.w),
+            8,
+            7,
+            out=7,
+            parts=lambda: {"w": weights(2, 8, 7)},
+        ),
     ],
     "conv1d": [volume(1, ran, 8, 7, out=7, parts=conv(nn.Conv1d, 8, 7, 3, bias=False))],
     "conv2d": [
@@ -134,7 +165,10 @@ LAYERS: dict[str, list[Case]] = {
     "rms_norm": [sequence(normed, parts=norm(nn.RMSNorm, 8), reason="a normalised axis")],
     "_weight_norm": [
         image(
-            ran, 8, out=7, reason="normalised without an epsilon",
+            ran,
+            8,
+            out=7,
+            reason="normalised without an epsilon",
             parts=lambda: {"conv": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 7, 3))},
         )
     ],
@@ -160,52 +194,102 @@ LAYERS: dict[str, list[Case]] = {
     "adaptive_max_pool1d": [volume(1, lambda s, h: F.adaptive_max_pool1d(h, 2), 8)],
     "adaptive_max_pool2d": [image(lambda s, h: F.adaptive_max_pool2d(h, 2), 8)],
     "avg_pool1d": [volume(1, lambda s, h: F.avg_pool1d(h, 2), 8)],
-    "avg_pool2d": [image(lambda s, h: F.avg_pool2d(h.sigmoid(), 3, 2, 1), 8), image(lambda s, h: F.avg_pool2d(h, 2), 8)],
+    "avg_pool2d": [
+        image(lambda s, h: F.avg_pool2d(h.sigmoid(), 3, 2, 1), 8),
+        image(lambda s, h: F.avg_pool2d(h, 2), 8),
+    ],
     "avg_pool3d": [volume(3, lambda s, h: F.avg_pool3d(h, 2), 8)],
     "upsample_nearest1d": [volume(1, lambda s, h: F.interpolate(h, scale_factor=2), 8)],
-    "upsample_nearest2d": [image(lambda s, h: F.interpolate(h, scale_factor=2), 8), image(lambda s, h: F.interpolate(h, size=(9, 7)), 8)],
+    "upsample_nearest2d": [
+        image(lambda s, h: F.interpolate(h, scale_factor=2), 8),
+        image(lambda s, h: F.interpolate(h, size=(9, 7)), 8),
+    ],
     "upsample_nearest3d": [volume(3, lambda s, h: F.interpolate(h, scale_factor=2), 8)],
     "upsample_linear1d": [volume(1, lambda s, h: F.interpolate(h, scale_factor=2, mode="linear"), 8)],
     "upsample_bilinear2d": [image(lambda s, h: F.interpolate(h, scale_factor=2, mode="bilinear"), 8)],
     "upsample_bicubic2d": [image(lambda s, h: F.interpolate(h, scale_factor=2, mode="bicubic"), 8)],
     "upsample_trilinear3d": [volume(3, lambda s, h: F.interpolate(h, scale_factor=2, mode="trilinear"), 8)],
-    "_upsample_bilinear2d_aa": [image(lambda s, h: F.interpolate(h, size=(4, 4), mode="bilinear", antialias=True), 8)],
-    "_upsample_bicubic2d_aa": [image(lambda s, h: F.interpolate(h, size=(4, 4), mode="bicubic", antialias=True), 8)],
-    "grid_sampler": [image(lambda s, h: F.grid_sample(h, h[:, :2].tanh().permute(0, 2, 3, 1), align_corners=False), 6)],
+    "_upsample_bilinear2d_aa": [
+        image(lambda s, h: F.interpolate(h, size=(4, 4), mode="bilinear", antialias=True), 8)
+    ],
+    "_upsample_bicubic2d_aa": [
+        image(lambda s, h: F.interpolate(h, size=(4, 4), mode="bicubic", antialias=True), 8)
+    ],
+    "grid_sampler": [
+        image(lambda s, h: F.grid_sample(h, h[:, :2].tanh().permute(0, 2, 3, 1), align_corners=False), 6)
+    ],
     "grid_sampler_2d": [
-        image(lambda s, h: torch.ops.aten.grid_sampler_2d(h, s.g.expand(h.shape[0], -1, -1, -1), 0, 0, False), 8,
-              parts=lambda: {"g": torch.rand(1, 4, 4, 2) - 0.5})
+        image(
+            lambda s, h: torch.ops.aten.grid_sampler_2d(h, s.g.expand(h.shape[0], -1, -1, -1), 0, 0, False),
+            8,
+            parts=lambda: {"g": torch.rand(1, 4, 4, 2) - 0.5},
+        )
     ],
     "pad": [
-        image(lambda s, h: F.pad(h, (1, 2)), 8), image(lambda s, h: F.pad(h, (1, 1, 1, 1), mode="reflect"), 8),
-        image(lambda s, h: F.pad(h, (1, 1), value=0.5).sum(1, keepdim=True) , out=1, reason="summed where a removed unit"),
+        image(lambda s, h: F.pad(h, (1, 2)), 8),
+        image(lambda s, h: F.pad(h, (1, 1, 1, 1), mode="reflect"), 8),
+        image(
+            lambda s, h: F.pad(h, (1, 1), value=0.5).sum(1, keepdim=True),
+            out=1,
+            reason="summed where a removed unit",
+        ),
         sequence(lambda s, h: F.pad(h, (0, 2)), out=10, reason="a padded dimension"),
     ],
     "constant_pad_nd": [image(lambda s, h: torch.constant_pad_nd(h, (1, 2), 0.5), 8)],
     "sum": [
-        sequence(lambda s, h: h * h.sum(-1, keepdim=True), 8), sequence(lambda s, h: h.sum(1), 8), sequence(lambda s, h: h + h.sum(), 8),
-        sequence(lambda s, h: h + h.sigmoid().sum((1, 2), keepdim=True), reason="summed where a removed unit"),
+        sequence(lambda s, h: h * h.sum(-1, keepdim=True), 8),
+        sequence(lambda s, h: h.sum(1), 8),
+        sequence(lambda s, h: h + h.sum(), 8),
+        sequence(
+            lambda s, h: h + h.sigmoid().sum((1, 2), keepdim=True), reason="summed where a removed unit"
+        ),
     ],
     "linalg_vector_norm": [sequence(lambda s, h: h * torch.linalg.vector_norm(h, dim=-1, keepdim=True), 8)],
     "norm": [sequence(lambda s, h: h + torch.ops.aten.norm(h, 2.0, [-1], True), 8)],
     "mean": [
-        image(lambda s, h: h.mean((2, 3), keepdim=True), 8), image(lambda s, h: h + h.mean(), reason="a reduced axis"),
+        image(lambda s, h: h.mean((2, 3), keepdim=True), 8),
+        image(lambda s, h: h + h.mean(), reason="a reduced axis"),
         image(lambda s, h: h + h.mean((-3, 2), True), reason="a reduced axis"),
     ],
-    **{name: [sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, True), 8),  # type: ignore[misc]
-              sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 2, True), reason="a reduced axis")]  # type: ignore[misc]
-       for name in ("amax", "amin", "prod", "logsumexp")},
-    **{name: [sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, keepdim=True), 8),  # type: ignore[misc]
-              sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 2, keepdim=True), reason="a reduced axis")]  # type: ignore[misc]
-       for name in ("std", "var")},
-    **{name: [sequence(lambda s, h, name=name: h + getattr(torch, name)(h > 0, 1, keepdim=True), 8)] for name in ("any", "all")},  # type: ignore[misc]
-    **{name: [sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, keepdim=True), 8)] for name in ("argmax", "argmin")},  # type: ignore[misc]
-    "var_mean": [sequence(lambda s, h: h * torch.var_mean(h, 1, keepdim=True)[0] + torch.var_mean(h, (1,), keepdim=True)[1], 8)],
+    **{
+        name: [
+            sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, True), 8),  # type: ignore[misc]
+            sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 2, True), reason="a reduced axis"),
+        ]  # type: ignore[misc]
+        for name in ("amax", "amin", "prod", "logsumexp")
+    },
+    **{
+        name: [
+            sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, keepdim=True), 8),  # type: ignore[misc]
+            sequence(
+                lambda s, h, name=name: h + getattr(torch, name)(h, 2, keepdim=True), reason="a reduced axis"
+            ),
+        ]  # type: ignore[misc]
+        for name in ("std", "var")
+    },
+    **{
+        name: [sequence(lambda s, h, name=name: h + getattr(torch, name)(h > 0, 1, keepdim=True), 8)]
+        for name in ("any", "all")
+    },  # type: ignore[misc]
+    **{
+        name: [sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, keepdim=True), 8)]
+        for name in ("argmax", "argmin")
+    },  # type: ignore[misc]
+    "var_mean": [
+        sequence(
+            lambda s, h: h * torch.var_mean(h, 1, keepdim=True)[0] + torch.var_mean(h, (1,), keepdim=True)[1],
+            8,
+        )
+    ],
     "max": [
-        sequence(lambda s, h: h + h.max(1, keepdim=True)[0], 8), sequence(lambda s, h: torch.max(h, h.tanh()), 8),
+        sequence(lambda s, h: h + h.max(1, keepdim=True)[0], 8),
+        sequence(lambda s, h: torch.max(h, h.tanh()), 8),
         sequence(lambda s, h: h + h.max(), reason="a reduced axis"),
     ],
-    "min": [sequence(lambda s, h: h + h.min(1)[0][:, None], 8), sequence(lambda s, h: torch.min(h, h.tanh()), 8)],
+    "min": [
+        sequence(lambda s, h: h + h.min(1)[0][:, None], 8),
+        sequence(lambda s, h: torch.min(h, h.tanh()), 8),
+    ],
     "scaled_dot_product_attention": [
         case(Attention, (5, 6), 2, 3, 3),
         case(lambda: Attention(fused=True), (5, 6), 2, 3, 3),
@@ -218,7 +302,12 @@ LAYERS: dict[str, list[Case]] = {
     ],
     "lstm": [
         case(lambda: Recurrent(nn.LSTM), (5, 6), 7, 5),
-        case(lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True, batch_first=True, dropout=0.3), (5, 6), 7, 5),
+        case(
+            lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True, batch_first=True, dropout=0.3),
+            (5, 6),
+            7,
+            5,
+        ),
         case(lambda: Recurrent(nn.LSTM, bias=False, batch_first=True), (5, 6), 7, 5),
     ],
     "gru": [
@@ -227,4 +316,4 @@ LAYERS: dict[str, list[Case]] = {
     ],
     "rnn_tanh": [case(lambda: Recurrent(nn.RNN, num_layers=2), (5, 6), 7, 5)],
     "rnn_relu": [case(lambda: Recurrent(nn.RNN, nonlinearity="relu", batch_first=True), (5, 6), 7, 5)],
-}  # fmt: skip
+}

@@ -19,7 +19,12 @@ from tools.fx_law import difference, randomize, tensors_of
 class Images(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.drop, self.out = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.3), nn.Linear(8, 4)
+        self.conv, self.norm, self.drop, self.out = (
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.Dropout(0.3),
+            nn.Linear(8, 4),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.drop(F.relu_(self.norm(self.conv(x))).mean((2, 3))))  # type: ignore[no-any-return]
@@ -106,22 +111,48 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "no_grad and autocast": lambda: (Wrapped(), torch.randn(ROWS)),
     "lstm with dropout": lambda: (Recurrent(), torch.randn(3, 4, 6)),
     "attention": lambda: (
-        Applied(lambda s, x: s.mha(x, x, x)[0], mha=nn.MultiheadAttention(6, 2, dropout=0.2, batch_first=True)), torch.randn(3, 5, 6)),
+        Applied(
+            lambda s, x: s.mha(x, x, x)[0], mha=nn.MultiheadAttention(6, 2, dropout=0.2, batch_first=True)
+        ),
+        torch.randn(3, 5, 6),
+    ),
     "attention without weights": lambda: (
-        Applied(lambda s, x: s.mha(x, x, x, need_weights=False)[0], mha=nn.MultiheadAttention(6, 2, dropout=0.2, batch_first=True)),
-        torch.randn(3, 5, 6)),
+        Applied(
+            lambda s, x: s.mha(x, x, x, need_weights=False)[0],
+            mha=nn.MultiheadAttention(6, 2, dropout=0.2, batch_first=True),
+        ),
+        torch.randn(3, 5, 6),
+    ),
     "encoder layer": lambda: (
-        Applied(lambda s, x: s.e(x), e=nn.TransformerEncoderLayer(6, 2, 12, dropout=0.2, batch_first=True)), torch.randn(3, 5, 6)),
+        Applied(lambda s, x: s.e(x), e=nn.TransformerEncoderLayer(6, 2, 12, dropout=0.2, batch_first=True)),
+        torch.randn(3, 5, 6),
+    ),
     "tied": tied,
-    "instance norm": lambda: (Applied(lambda s, x: s.n(x), n=nn.InstanceNorm2d(3, affine=True, track_running_stats=True)), torch.randn(IMAGE)),
+    "instance norm": lambda: (
+        Applied(lambda s, x: s.n(x), n=nn.InstanceNorm2d(3, affine=True, track_running_stats=True)),
+        torch.randn(IMAGE),
+    ),
     "batch norm without statistics": lambda: (
-        Applied(lambda s, x: s.n(x), n=nn.BatchNorm2d(3, track_running_stats=False)), torch.randn(IMAGE)),
+        Applied(lambda s, x: s.n(x), n=nn.BatchNorm2d(3, track_running_stats=False)),
+        torch.randn(IMAGE),
+    ),
     "rrelu": lambda: (Applied(lambda s, x: s.n(s.l(x)), l=nn.Linear(6, 8), n=nn.RReLU()), torch.randn(ROWS)),
     "every dropout": lambda: (
-        Applied(lambda s, x: s.d(s.c(s.b(s.a(s.i(x))))), i=nn.Conv2d(3, 4, 1), a=nn.Dropout2d(), b=nn.AlphaDropout(), c=nn.FeatureAlphaDropout(), d=nn.Dropout(inplace=True)),
-        torch.randn(IMAGE)),
-    "weight norm": lambda: (Applied(lambda s, x: s.c(x), c=nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), torch.randn(IMAGE)),
-}  # fmt: skip
+        Applied(
+            lambda s, x: s.d(s.c(s.b(s.a(s.i(x))))),
+            i=nn.Conv2d(3, 4, 1),
+            a=nn.Dropout2d(),
+            b=nn.AlphaDropout(),
+            c=nn.FeatureAlphaDropout(),
+            d=nn.Dropout(inplace=True),
+        ),
+        torch.randn(IMAGE),
+    ),
+    "weight norm": lambda: (
+        Applied(lambda s, x: s.c(x), c=nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))),
+        torch.randn(IMAGE),
+    ),
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
 
@@ -210,7 +241,14 @@ class Nested(nn.Module):
         super().__init__()
         self.a = nn.Linear(6, 8)
 
-    def forward(self, pair: tuple[Tensor, list[Tensor]], named: Mapping[str, Tensor], *, scale: Tensor, flag: bool = True) -> dict[str, Any]:
+    def forward(
+        self,
+        pair: tuple[Tensor, list[Tensor]],
+        named: Mapping[str, Tensor],
+        *,
+        scale: Tensor,
+        flag: bool = True,
+    ) -> dict[str, Any]:
         h = self.a(pair[0] + pair[1][0]) * named["gain"] + scale
         return {"sum": h + 1 if flag else h, "parts": [h.relu(), (h.tanh(),)]}
 

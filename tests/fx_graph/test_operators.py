@@ -16,7 +16,9 @@ from tests.fx_graph.cases_layout import LAYOUT
 from tools.fx_law import check_law
 
 CASES: dict[str, list[Case]] = {**ELEMENTWISE, **LAYERS, **LAYOUT}
-NAMED = [pytest.param(name, one, id=f"{name}-{i}") for name, cases in CASES.items() for i, one in enumerate(cases)]
+NAMED = [
+    pytest.param(name, one, id=f"{name}-{i}") for name, cases in CASES.items() for i, one in enumerate(cases)
+]
 
 
 def test_every_operator_of_the_table_has_a_case() -> None:
@@ -25,7 +27,9 @@ def test_every_operator_of_the_table_has_a_case() -> None:
 
 
 def test_every_operator_of_the_table_exists() -> None:
-    assert [name for name in OPERATORS if name.startswith("aten.") and not hasattr(torch.ops.aten, name[5:])] == []
+    assert [
+        name for name in OPERATORS if name.startswith("aten.") and not hasattr(torch.ops.aten, name[5:])
+    ] == []
 
 
 @pytest.mark.parametrize(("name", "one"), NAMED)

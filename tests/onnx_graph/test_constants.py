@@ -126,7 +126,7 @@ def test_thousands_of_external_tensors_need_one_file_descriptor(tmp_path: Path) 
 
 def test_setting_aside_copies_no_big_tensor() -> None:
     proto = ir.to_proto(model_of(np.ones((512, 512), np.float32), "MatMul"))
-    light, table = set_aside(proto, None)
+    light, table, _ = set_aside(proto, None)
     assert light.ByteSize() < 1000 < proto.ByteSize()
     (tensor,) = table.values()
     assert tensor.raw is proto.graph.initializer[0] or tensor.nbytes == 1 << 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,12 +65,18 @@ def feeds_of(model: onnx.ModelProto, inputs: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Hides what the exporter says about itself: progress on stdout, advice in the log."""
+    """Hides what the exporter says about itself: progress and whole graphs on stdout, advice in the log."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    sys.stdout.flush()
+    stdout = os.dup(1)  # its C++ half writes past sys.stdout
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            os.dup2(nowhere.fileno(), 1)
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
     finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
         logging.disable(before)

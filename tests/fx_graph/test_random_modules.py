@@ -1,0 +1,29 @@
+"""Masked equals sliced on random networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tools.random_modules import check, random_module
+
+pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+
+NETWORKS, BLOCK = 60, 10
+
+
+@pytest.mark.parametrize("first", range(0, NETWORKS, BLOCK))
+def test_masked_equals_sliced(first: int) -> None:
+    removed = 0
+    for seed in range(first, first + BLOCK):
+        outcome = check(seed)
+        assert outcome.difference <= 3e-5, seed
+        assert outcome.analysis.opaque == [], seed
+        removed += outcome.removed
+    assert removed > 10 * BLOCK
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    (one, x), (other, y) = random_module(7), random_module(7)
+    assert torch.equal(x, y)
+    assert all(torch.equal(a, b) for a, b in zip(one.eval()(x), other.eval()(y), strict=True))
