@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,15 @@ import onnx_ir as ir
 from getac.errors import VerificationError
 from getac.runtime import open_session, run
 
-__all__ = ["BOUNDS", "Agreement", "Departure", "check_file_format", "compare_outputs", "first_departure"]
+__all__ = [
+    "BOUNDS",
+    "Agreement",
+    "Departure",
+    "check_file_format",
+    "compare_outputs",
+    "first_departure",
+    "relative_bound",
+]
 
 Array = npt.NDArray[Any]
 Batch = Mapping[str, Array]
@@ -29,13 +37,23 @@ class Bounds:
     Args:
         folded_sqnr: Batch normalisations folded against the model that was read, dB, if that has no
             quantizers; float16 reaches about 60.
-        sliced_relative: Sliced against masked: max |a - b| / max |a|, float32.
+        sliced_relative: Sliced against masked: max |a - b| / max |a|, by the coarsest type of the model:
+            sums of other lengths round otherwise.
+        original_sqnr: The result against a model with quantizers that lost no units, dB: both round alike.
+            Where the result rounds activations to fewer bits, the bound is lower by as much.
         kernels_sqnr: Integer kernels against the same graph computed in floats, dB.
         lowered_sqnr: Lowered against sliced, dB: below it the output is mostly noise.
     """
 
     folded_sqnr: float = 30.0
-    sliced_relative: float = 1e-4
+    sliced_relative: Mapping[ir.DataType, float] = field(
+        default_factory=lambda: {
+            ir.DataType.BFLOAT16: 3e-2,
+            ir.DataType.FLOAT16: 5e-3,
+            ir.DataType.FLOAT: 1e-4,
+        }
+    )
+    original_sqnr: float = 20.0
     kernels_sqnr: float = 20.0
     lowered_sqnr: float = 3.0
 
@@ -74,6 +92,16 @@ class Departure:
 
     def __str__(self) -> str:
         return f"{self.value} (relative difference {self.relative:.2g})"
+
+
+def relative_bound(model: ir.Model) -> float:
+    """The bound for slicing: that of the coarsest type that the model computes in."""
+    casts = [node for node in model.graph if node.op_type == "Cast"]
+    stored = [value for graph in model.graphs() for value in graph.initializers.values()]
+    found = {value.dtype for value in [*model.graph.inputs, *stored]}
+    found.update(ir.DataType(node.attributes.get_int("to", 0)) for node in casts)
+    bounds = (bound for dtype, bound in BOUNDS.sliced_relative.items() if dtype in found)
+    return max(bounds, default=BOUNDS.sliced_relative[ir.DataType.FLOAT])
 
 
 def compare_outputs(expected: Sequence[Batch], found: Sequence[Batch]) -> list[Agreement]:

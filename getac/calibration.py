@@ -208,10 +208,11 @@ class CalibrationData:
             CalibrationError: There are too few samples for one batch.
         """
         signature = tuple(
-            replace(spec, shape=tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape))
+            replace(spec, shape=tuple(sizes.get(str(dim), dim) for dim in spec.shape))
             for spec in self.signature
         )
-        return replace(CalibrationData._of(self._parts, signature, _rows_per_batch(signature, 1)), bound=sizes)
+        data = CalibrationData._of(self._parts, signature, _rows_per_batch(signature, 1))
+        return replace(data, bound=sizes)
 
     def batch_sizes(self) -> Iterator[dict[str, int]]:
         """Sizes that the dynamic first dimensions could be bound to, those near the usual batch first."""

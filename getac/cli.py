@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,9 +36,26 @@ PruneGlobs = Annotated[
     list[str] | None,
     typer.Option(
         "--prune",
-        help="Glob on parameter names to open although statistics are taken over them; repeatable.",
+        help="Glob on parameter names to open although statistics are taken over them, to see what that"
+        " would give (lowering keeps them whole); repeatable.",
     ),
 ]
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"getac {version('getac')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from getac.calibration import CalibrationData
 from getac.choice import Choice
 from getac.masking import masked_copy
 from getac.measure import layer_bits
+from getac.notes import check_globs, run_notes
+from getac.onnx_graph.support import check_declared_outputs
 from getac.options import Options
 from getac.passes import State, analysis_passes, integer_passes, pruning_passes, weight_only_passes
 from getac.placement import place
@@ -35,6 +37,7 @@ class Compressed:
         bits: Layer -> bits of its weight and of its input.
         sizes: A size for every symbolic dimension: settled by data, or one that works.
         integer: Whether activations are quantized.
+        notes: What a reader of the report should know.
     """
 
     models: Models
@@ -44,6 +47,7 @@ class Compressed:
     bits: Mapping[str, tuple[int, int]]
     sizes: Mapping[str, int]
     integer: bool
+    notes: Sequence[str]
 
 
 def compress(
@@ -54,15 +58,22 @@ def compress(
     Args:
         data: To calibrate with; None leaves activations in floats unless the model has quantizers.
         source: Where the model came from, for the plan.
+
+    Raises:
+        BadInputError: The model, the data or an option cannot be used.
     """
     state = State(original.clone(), calibration=data, bindings=data.settle() if data else {})
     how.run(state, *analysis_passes(Wishes(keep=how.keep)))
     assert state.analysis is not None and state.shapes is not None
+    if not state.bindings:  # sizes that data settled may be others than those the file was made for
+        check_declared_outputs(state.model.graph, state.shapes)
+    check_globs(state.analysis, "keep", how.keep)
     sizes = {**state.shapes.symbols, **state.bindings}
     integer = runs_on_integers(state)
     how.run(state, how.choose_units(integer))
     analysis, choice = state.analysis, state.choice
     assert choice is not None
+    notes = run_notes(original, analysis, choice, state, how, integer)
     folded, quantized = state.model.clone(), bool(state.quantizers)
     reference = folded if choice.exact else masked_copy(state.model, analysis, choice)
     values = [value for node in state.model.graph for value in node.outputs]
@@ -80,7 +91,7 @@ def compress(
         return keep_masks(analysis, choice, values)
 
     models = Models(original, folded, reference, sliced, state.model, quantized, keep)
-    return Compressed(models, state, choice, plan, bits, sizes, integer)
+    return Compressed(models, state, choice, plan, bits, sizes, integer, notes)
 
 
 def runs_on_integers(state: State) -> bool:

@@ -16,6 +16,7 @@ from getac.axes.analysis import FrozenAxis, Member, PruningClass
 from getac.axes.costs import ClassCost, class_costs, layer_macs
 from getac.axes.wishes import Wishes
 from getac.network import network_of
+from getac.notes import check_globs
 from getac.onnx_graph.read import load
 from getac.passes import Pipeline, Refusal, State, analysis_passes
 from getac.plan import quantizer_entry
@@ -102,12 +103,14 @@ def inspect(
         prune: Globs on parameter names that are opened where they are frozen for safety.
 
     Raises:
-        BadInputError: The model cannot be read.
+        BadInputError: The model cannot be read, or a glob matches nothing.
     """
     state = State(load(model).clone())
     Pipeline(analysis_passes(Wishes(tuple(keep), tuple(prune)))).run(state)
     analysis = state.analysis
     assert analysis is not None
+    check_globs(analysis, "keep", keep)
+    check_globs(analysis, "prune", prune)
     view, costs = analysis.view, class_costs(analysis)
     sizes = {p: analysis.axes[p] for p in analysis.parameters if view.is_float(p) and p in analysis.axes}
     owned = {member.parameter for one in analysis.classes for member in one.members}

@@ -22,7 +22,7 @@ class Weights:
 
     Args:
         weight: float32.
-        bias: Shape (output units,), or None. A Gemm's bias that is no row of one number per unit keeps its shape.
+        bias: Shape (output units,), or None; that of a Gemm which is no row (`is_row`) keeps its shape.
         axis: The weight's dimension of output units (within a group, for a grouped ConvTranspose).
         quantizer: How the weight is rounded.
     """

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from getac.agreement import Batch, check_file_format
 from getac.calibration import CalibrationData, Source, generate_inputs
 from getac.compression import Compressed, compress
-from getac.errors import CalibrationError, VerificationError
+from getac.errors import BadInputError, CalibrationError, OutputError, VerificationError
 from getac.measure import measure
 from getac.onnx_graph.constants import check_weights
+from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.read import load
+from getac.onnx_graph.shapes import UnfittingSizesError, infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
-from getac.onnx_graph.write import atomic_write_text, check_output, write_model
+from getac.onnx_graph.support import check_supported
+from getac.onnx_graph.write import atomic_write_text, check_output, same_file, write_model
 from getac.options import Options
+from getac.passes import Progress
 from getac.report import Report
 from getac.verification import Verification, verify
 
@@ -39,7 +44,17 @@ def lower(
     calibration: Source | None = None,
     report: PathLike | None = None,
     plan: PathLike | None = None,
-    **options: Any,
+    sparsity: float | Literal["auto"] = "auto",
+    align: int | Literal["auto"] = "auto",
+    ranges: str = "minmax",
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    bench: bool = True,
+    keep: Sequence[str] = (),
+    force: bool = False,
+    seed: int = 0,
+    on_step: Callable[[str], None] | None = None,
+    on_sample: Progress | None = None,
 ) -> Report:
     """Prunes a model, lowers it to integers, verifies the result, and writes it.
 
@@ -50,37 +65,59 @@ def lower(
             and without quantizers in the model, only weights become integers.
         report: Where to write the report as JSON; also written if the result does not verify.
         plan: Where to write the decisions as JSON.
-        **options: The fields of `getac.options.Options`.
+        sparsity: The share of units to remove, in [0, 1); "auto": those that are zero already.
+        align: The multiple that channel counts are kept at; "auto": what each layer's kernel likes.
+        ranges: How activation ranges are estimated: "minmax", "percentile" or "mse".
+        weight_bits: 2 to 8, where the model has no quantizers of its own.
+        activation_bits: 2 to 8, likewise.
+        bench: Whether to measure latency.
+        keep: Globs on parameter names: no unit of these is removed.
+        force: Whether to write a result that does not verify.
+        seed: For generated inputs.
+        on_step: Called with the name of every step before it starts.
+        on_sample: Called with the number of samples calibrated so far, and of all.
 
     Raises:
         BadInputError: The model, the data, an option or an output path cannot be used.
         VerificationError: The result is not what it should be; no model was written.
     """
-    how = Options(**options)
+    how = Options(
+        sparsity=sparsity,
+        align=align,
+        ranges=ranges,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        bench=bench,
+        keep=keep,
+        force=force,
+        seed=seed,
+        on_step=on_step,
+        on_sample=on_sample,
+    )
     how.check()
     source = Path(model) if isinstance(model, str | os.PathLike) else None
     outputs = [path for path in (output, report, plan) if path is not None]
-    check_paths([path for path in (model, calibration) if isinstance(path, str | os.PathLike)], outputs)
+    check_paths(input_files(model, calibration), outputs)
     how.step("read")
     original = load(model)
-    if beside := external_files(original):
+    if beside := origin_of(original).files:
         check_paths(beside, outputs)
     check_weights(original)
+    check_supported(original)
     data = open_calibration(original, calibration)
-    result = compress(original, data, source, how)
+    result, data = compress_on(original, data, source, how)
 
     how.step("verify")
     check_file_format(result.models.lowered)
     batches = verification_inputs(result, data, how)
     verification = verify(result.models, batches, generated=data is None)
     accepted = verification.passed or how.force
-    if output is not None and accepted:
-        how.step("write")
-        write_model(result.models.lowered, output)
 
     how.step("measure")
-    written = Path(output) if output is not None and accepted else None
-    found = measure(result, verification, one_sample(original, batches[0]), source, written, how)
+    found = measure(result, verification, one_sample(result, batches[0]), source, how)
+    how.step("write")  # last: a failure before this leaves nothing behind
+    if output is not None and accepted:
+        found = found.written_to(output, write_model(result.models.lowered, output))
     if report is not None:
         atomic_write_text(report, found.as_json())
     if plan is not None and accepted:
@@ -90,16 +127,48 @@ def lower(
     return found
 
 
+def input_files(*sources: object) -> list[Path]:
+    """The files that are read; those of a folder one by one."""
+    paths = [Path(source) for source in sources if isinstance(source, str | os.PathLike)]
+    return [file for path in paths for file in (path.glob("*.npz") if path.is_dir() else [path])]
+
+
 def check_paths(inputs: Sequence[PathLike], outputs: Sequence[PathLike]) -> None:
     """Refuses outputs that cannot be written, or that are an input or each other."""
     for position, path in enumerate(outputs):
-        check_output(path, [*inputs, *outputs[:position]])
+        check_output(path, inputs)
+        for other in outputs[:position]:
+            if same_file(path, other):
+                raise OutputError(
+                    "two outputs are the same file",
+                    where=str(path),
+                    found=str(other),
+                    hint="give the model, the report and the plan a file each",
+                )
 
 
-def external_files(model: ir.Model) -> list[str]:
-    """The files beside the model that hold its weights."""
-    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
-    return sorted({str(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)})
+def compress_on(
+    original: ir.Model, data: CalibrationData | None, source: Path | None, how: Options
+) -> tuple[Compressed, CalibrationData | None]:
+    """Compresses a model; one that does not run on all batches, on fixed batches of the data."""
+    try:
+        return compress(original, data, source, how), data
+    except UnfittingSizesError as error:
+        if data is None:
+            raise
+        data = fixed_batches(original, data, error)
+    return compress(original, data, source, how), data
+
+
+def fixed_batches(original: ir.Model, data: CalibrationData, error: UnfittingSizesError) -> CalibrationData:
+    """The data in batches of a size that the model runs on; raises `error` if there is none."""
+    for sizes in data.batch_sizes():
+        try:
+            infer_shapes(original, {**data.settle(), **sizes})
+        except BadInputError:
+            continue
+        return data.with_batches(sizes)
+    raise error
 
 
 def open_calibration(model: ir.Model, source: Source | None) -> CalibrationData | None:
@@ -130,10 +199,12 @@ def verification_inputs(result: Compressed, data: CalibrationData | None, how: O
     return [generate_inputs(signature, sizes, how.seed, batch=GENERATED_SAMPLES)]
 
 
-def one_sample(model: ir.Model, batch: Batch) -> Batch:
-    """The first sample of a batch, where the model leaves the batch size open."""
-    dynamic = {spec.name for spec in signature_of(model) if spec.shape and isinstance(spec.shape[0], str)}
-    return {name: array[:1] if name in dynamic else array for name, array in batch.items()}
+def one_sample(result: Compressed, batch: Batch) -> Batch:
+    """The first sample of a batch, where the batch size is open: along every dimension that it stands for."""
+    signature = signature_of(result.models.original)
+    free = batch_symbols(signature) - result.state.bindings.keys()
+    cuts = {spec.name: tuple(slice(1 if dim in free else None) for dim in spec.shape) for spec in signature}
+    return {name: np.asarray(batch[name][cut]) for name, cut in cuts.items()}
 
 
 def not_verified(verification: Verification) -> VerificationError:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from getac.agreement import Batch
-from getac.cost import LayerCost, layer_costs, stored_bytes, weight_bytes
-from getac.executed import Kernel, executed_kernels, layer_kernels, trace_layer
+from getac.cost import (
+    LayerCost,
+    is_constant_branch,
+    layer_costs,
+    parameter_count,
+    stored_bytes,
+    weight_bytes,
+)
+from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
+from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.pipeline import Refusal
-from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement
+from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement, output_dimension
 from getac.plan import versions
 from getac.quantizer import Quantizer
 from getac.report import Latency, LayerReport, Report, Totals
@@ -34,30 +43,31 @@ def measure(
     verification: Verification,
     sample: Batch,
     source: Path | None,
-    output: Path | None,
     how: Options,
 ) -> Report:
-    """Measures what came out of the passes.
+    """Measures what came out of the passes, before it is written.
 
     Args:
         sample: The inputs that latency is measured on.
         source: The file that was read, if it was one.
-        output: The file that was written, if any.
     """
     models, state, choice = result.models, result.state, result.choice
-    per_sample = {**result.sizes, **dict.fromkeys(batch_symbols(signature_of(models.original)), 1)}
+    batch = batch_symbols(signature_of(models.original)) - state.bindings.keys()
+    per_sample = {**result.sizes, **dict.fromkeys(batch, 1)}
     layers = layer_reports(models, per_sample, result.bits, state.refusals, result.integer)
     return Report(
         source=str(source) if source else "a model in memory",
-        output=str(output) if output else None,
+        output=None,
         sparsity_requested=None if how.sparsity == "auto" else how.sparsity,
         sparsity=choice.sparsity,
         units=choice.units,
         units_removed=choice.removed,
         calibrated=result.integer,
+        sizes=per_sample,
+        notes=result.notes,
         layers=layers,
-        before=totals(models.original, layers, source, after=False),
-        after=totals(models.lowered, layers, output, after=True),
+        before=totals(models.original, layers, file_bytes(models.original, source), after=False),
+        after=totals(models.lowered, layers, None, after=True),
         latency=measure_models(models, sample) if how.bench else None,
         verification=verification,
         refusals=state.refusals,
@@ -81,7 +91,10 @@ def layer_reports(
         refusals: What the passes left as it was.
         integer: Whether activations are quantized at all.
     """
-    before, after = layer_costs(models.original, sizes), layer_costs(models.sliced, sizes)
+    before, counted = layer_costs(models.original, sizes), layer_costs(models.sliced, sizes)
+    nodes = nodes_by_name(models.sliced)
+    rows_of = [name for name, node in nodes.items() if name in counted or is_standard_layer(node)]
+    after = {name: counted.get(name) or uncounted(nodes[name]) for name in rows_of}
     old, new = nodes_by_name(models.original), nodes_by_name(models.lowered)
     kernels = run_as(models.lowered)
     reasons = {one.where: one.reason for many in refusals.values() for one in many}
@@ -89,7 +102,13 @@ def layer_reports(
     for name, cost in after.items():
         first = before.get(name, cost)
         kernel = kernels.get(name)
+        is_integer = kernel is not None and kernel.kind == "integer"
         weight_bits, activation_bits = bits.get(name, (FLOAT_BITS, FLOAT_BITS))
+        if not is_integer:
+            activation_bits = FLOAT_BITS  # whatever was meant to run
+        why = ["" if is_integer else reason_for(cost, nodes[name], reasons.get(name), integer)]
+        if cost.macs == 0 and name not in counted:
+            why.append("its shapes are unknown: no MACs are counted")
         rows.append(
             LayerReport(
                 name=name,
@@ -107,19 +126,40 @@ def layer_reports(
                 bops_before=bops(first, FLOAT_BITS, FLOAT_BITS),
                 bops=bops(cost, weight_bits, activation_bits),
                 kernel=str(kernel) if kernel else "unknown",
-                reason=""
-                if kernel and kernel.kind == "integer"
-                else reason_for(cost, reasons.get(name), integer),
+                reason="; ".join(filter(None, why)),
             )
         )
     return rows
+
+
+def is_standard_layer(node: ir.Node) -> bool:
+    return node.op_type in LAYERS and node.domain in ("", "ai.onnx")
+
+
+def uncounted(node: ir.Node) -> LayerCost:
+    """What its weight says of a layer whose shapes are unknown."""
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None:
+        return LayerCost(node.name or "", node.op_type, 0, 0, 0, parameter_count(node))
+    shape, groups = weight.const_value.shape.numpy(), node.attributes.get_int("group", 1)
+    out = output_dimension(node) % len(shape)
+    into = {"Conv": 1, "ConvTranspose": 0}.get(node.op_type, max(out - 1, 0) if len(shape) > 2 else 1 - out)
+    scale_in, scale_out = (1, groups) if node.op_type == "ConvTranspose" else (groups, 1)
+    return LayerCost(
+        node.name or "",
+        node.op_type,
+        shape[into] * scale_in,
+        shape[out] * scale_out,
+        0,
+        parameter_count(node),
+    )
 
 
 def bops(cost: LayerCost, weight_bits: int, activation_bits: int) -> int:
     return cost.macs * weight_bits * activation_bits
 
 
-def reason_for(cost: LayerCost, refusal: str | None, integer: bool) -> str:
+def reason_for(cost: LayerCost, node: ir.Node, refusal: str | None, integer: bool) -> str:
     """Why a layer does not run on integers."""
     if refusal:
         return refusal
@@ -128,8 +168,17 @@ def reason_for(cost: LayerCost, refusal: str | None, integer: bool) -> str:
     if not integer:
         return "no calibration data"
     if cost.parameters == 0:
-        return "a product of two activations, without quantizers"
+        return product_reason(node)
     return "onnxruntime did not fuse it"
+
+
+def product_reason(node: ir.Node) -> str:
+    left, right = node.inputs[0], node.inputs[1]
+    if left is not None and is_constant_branch(left):
+        return "its weight is the first factor, and integer kernels have it as the second"
+    if right is not None and is_constant_branch(right):
+        return "its weight is computed when the graph runs"
+    return "a product of two activations, without quantizers"
 
 
 def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
@@ -138,31 +187,32 @@ def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
 
 def run_as(model: ir.Model) -> dict[str, Kernel]:
     """What onnxruntime runs each layer as, read from its own optimised graph."""
-    layers = {n.name: trace_layer(n) for n in model.graph if n.op_type in LAYERS and n.name}
+    layers = {n.name: also_cast(trace_layer(n)) for n in model.graph if n.op_type in LAYERS and n.name}
     return layer_kernels(layers, executed_kernels(model))
 
 
-def totals(model: ir.Model, layers: Sequence[LayerReport], path: Path | None, after: bool) -> Totals:
+def also_cast(layer: Layer) -> Layer:
+    """The layer, known also by what its results are called where onnxruntime computes float16 in float32."""
+    cast = [f"InsertedPrecisionFreeCast_{result}" for result in layer.results]
+    return replace(layer, results=(*layer.results, *cast))
+
+
+def totals(model: ir.Model, layers: Sequence[LayerReport], size: int | None, after: bool) -> Totals:
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return Totals(
         parameters=sum(t.size for t in tensors if t is not None),
         weight_bytes=weight_bytes(model),
-        file_bytes=file_bytes(model, path),
+        file_bytes=size,
         macs=sum(row.macs if after else row.macs_before for row in layers),
         bops=sum(row.bops if after else row.bops_before for row in layers),
     )
 
 
 def file_bytes(model: ir.Model, path: Path | None) -> int | None:
-    """The size of a model's file and of the data files beside it."""
+    """The size of the file that a model was read from, and of the data files that it names."""
     if path is None:
         return None
-    beside = path.with_name(f"{path.name}.data")
-    if beside.exists():
-        return path.stat().st_size + beside.stat().st_size
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    files = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
-    return path.stat().st_size + sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in (path, *origin_of(model).files))
 
 
 def measure_models(models: Models, batch: Batch) -> Latency:

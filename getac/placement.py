@@ -121,7 +121,8 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
         return f"its weights are {weight.dtype.name if weight.dtype else 'of unknown type'}, not float32"
     if bias is not None and not is_stored(bias):
         return "its bias is computed when the graph runs"
-    if node.op_type == "Gemm" and bias is not None and not is_row(bias, weight.shape[output_dimension(node)]):
+    units = weight.shape.numpy()[output_dimension(node)]
+    if node.op_type == "Gemm" and bias is not None and not is_row(bias, units):
         return "its bias differs between samples"
     if is_stored(node.inputs[0]):
         return "its input is a constant"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from getac.pipeline import PassRecord, Refusal
@@ -80,6 +82,8 @@ class Report:
         sparsity_requested: None: the units that were zero already.
         sparsity: The share of units that was removed.
         calibrated: Whether activations have quantizers; without, only weights are integers.
+        sizes: Symbolic dimension -> the size at which MACs, BOPs and latency were taken.
+        notes: What a reader should know before trusting the numbers.
         refusals: Pass -> what it left as it was, and why.
         passes: What ran, with wall time and whether it changed the graph.
     """
@@ -91,6 +95,8 @@ class Report:
     units: int
     units_removed: int
     calibrated: bool
+    sizes: Mapping[str, int]
+    notes: Sequence[str]
     layers: Sequence[LayerReport]
     before: Totals
     after: Totals
@@ -99,6 +105,11 @@ class Report:
     refusals: Mapping[str, Sequence[Refusal]]
     passes: Sequence[PassRecord]
     versions: Mapping[str, str]
+
+    def written_to(self, output: str | os.PathLike[str], files: Sequence[Path]) -> Report:
+        """The report on a result that lies in these files by now."""
+        size = sum(file.stat().st_size for file in files)
+        return replace(self, output=str(output), after=replace(self.after, file_bytes=size))
 
     def as_json(self) -> str:
         content: dict[str, Any] = asdict(self)

@@ -65,6 +65,8 @@ def totals_table(report: Report) -> Table:
 
 def notes(report: Report) -> Iterator[Text]:
     yield Text(f"removed {report.units_removed} of {report.units} units ({report.sparsity:.0%})")
+    for note in report.notes:
+        yield Text(note, style="yellow")
     if not report.calibrated:
         yield Text("no calibration data: weights are integers, activations stay in floats", style="yellow")
     found = report.verification

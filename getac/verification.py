@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from getac.agreement import BOUNDS, Agreement, Batch, Departure, compare_outputs, first_departure
+from getac.agreement import (
+    BOUNDS,
+    Agreement,
+    Batch,
+    Departure,
+    compare_outputs,
+    first_departure,
+    relative_bound,
+)
 from getac.runtime import open_session, run
 
 __all__ = ["Models", "Verification", "verify"]
@@ -104,46 +112,117 @@ def samples_in(batch: Batch) -> int:
     return int(first.shape[0]) if first.ndim else 1
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One comparison, and what counts as a difference.
+
+    Args:
+        departs: Whether an output is not what it should be.
+        failure: What to say of one that is not.
+        models: The reference and the result, to look for the first value that departs.
+        keep: As in `Models`, where the result has lost units.
+    """
+
+    agreements: Sequence[Agreement]
+    departs: Callable[[Agreement], bool]
+    failure: Callable[[Agreement], str]
+    models: tuple[ir.Model, ir.Model] | None = None
+    keep: Callable[[], KeepMasks] = dict
+
+    def failures(self) -> list[str]:
+        return [self.failure(one) for one in self.agreements if self.departs(one)]
+
+    def departure(self, batch: Batch) -> Departure | None:
+        if self.models is None:
+            return None
+        return first_departure(*self.models, batch, self.departs, self.keep())
+
+
 def judged(found: Verification, models: Models, batch: Batch) -> Verification:
     """The verification with its failures, and the first value at which things went wrong."""
-    folding_bound = BOUNDS.lowered_sqnr if models.quantized else BOUNDS.folded_sqnr
-    is_misfolded, is_noise, is_wrong = (
-        below(bound) for bound in (folding_bound, BOUNDS.lowered_sqnr, BOUNDS.kernels_sqnr)
-    )
-    folded = [noise_failure("folded", one, folding_bound) for one in found.folded if is_misfolded(one)]
-    sliced = [slicing_failure(one) for one in found.sliced if not_sliced(one)]
-    lowered = [noise_failure("lowered", one, BOUNDS.lowered_sqnr) for one in found.lowered if is_noise(one)]
-    kernels = [noise_failure("kernels", one, BOUNDS.kernels_sqnr) for one in found.kernels if is_wrong(one)]
-    departure = None
-    if folded:
-        departure = first_departure(models.original, models.folded, batch, is_misfolded)
-    elif sliced:
-        departure = first_departure(models.reference, models.sliced, batch, not_sliced, models.keep())
-    elif lowered:
-        departure = first_departure(models.sliced, models.lowered, batch, is_noise)
-    failures = (*folded, *sliced, *lowered, *kernels)
-    if failures and departure is None:
-        outputs = [*found.folded, *found.sliced, *found.lowered, *found.kernels]
-        worst = max(outputs, key=lambda one: one.relative)
+    failed = [stage for stage in stages(found, models) if stage.failures()]
+    if not failed:
+        return found
+    departure = failed[0].departure(batch)
+    if departure is None:
+        worst = max((one for stage in failed for one in stage.agreements), key=lambda one: one.relative)
         departure = Departure(worst.output, worst.relative)
-    return replace(found, failures=failures, departure=departure)
-
-
-def not_sliced(one: Agreement) -> bool:
-    return not one.finite or one.relative > BOUNDS.sliced_relative
-
-
-def below(bound: float) -> Callable[[Agreement], bool]:
-    """Whether an output is too noisy, for a bound in dB."""
-    return lambda one: not one.finite or one.sqnr_db < bound
-
-
-def slicing_failure(one: Agreement) -> str:
-    return (
-        f"sliced: output {one.output} differs from the masked model by {one.relative:.2g} relative,"
-        f" bound {BOUNDS.sliced_relative:g}"
+    return replace(
+        found, failures=tuple(f for stage in failed for f in stage.failures()), departure=departure
     )
 
 
-def noise_failure(stage: str, one: Agreement, bound: float) -> str:
-    return f"{stage}: output {one.output} has an SQNR of {one.sqnr_db:.1f} dB, bound {bound:g} dB"
+def stages(found: Verification, models: Models) -> list[Stage]:
+    """The comparisons that count, in order; the noise of quantizers in the model is no failure of a stage.
+
+    A model with quantizers that lost no units must come out as it was, its rounding included: then that
+    is asked, and not how far its own quantizers are from floats.
+    """
+    slicing = slicing_stage(found.sliced, relative_bound(models.reference), models)
+    kernels = noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr)
+    if models.quantized and models.reference is models.folded:
+        pair = (models.original, models.lowered)
+        return [slicing, kernels, noise_stage("original", found.original, original_bound(found), pair)]
+    folding_bound = BOUNDS.lowered_sqnr if models.quantized else BOUNDS.folded_sqnr
+    return [
+        noise_stage("folded", found.folded, folding_bound, (models.original, models.folded)),
+        slicing,
+        noise_stage("lowered", found.lowered, BOUNDS.lowered_sqnr, (models.sliced, models.lowered)),
+        kernels,
+    ]
+
+
+def original_bound(found: Verification) -> float:
+    """The bound in dB for a model with quantizers, lower where the result rounds more than the model does.
+
+    What the result rounds by itself is the noise of lowering beyond that of folding the model's quantizers.
+    """
+    added = [
+        max(noise(one) - noise(other), 0.0) for one, other in zip(found.lowered, found.folded, strict=True)
+    ]
+    allowed = 10 ** (-BOUNDS.original_sqnr / 10) + 2 * max(added, default=0.0)
+    return max(BOUNDS.lowered_sqnr, float(-10 * np.log10(allowed)))
+
+
+def noise(one: Agreement) -> float:
+    """Noise power relative to the signal."""
+    return float(10 ** (-one.sqnr_db / 10))
+
+
+def slicing_stage(agreements: Sequence[Agreement], bound: float, models: Models) -> Stage:
+    def failure(one: Agreement) -> str:
+        return (
+            f"sliced: output {one.output} differs from the masked model by {one.relative:.2g} relative,"
+            f" bound {bound:g}"
+            if one.finite
+            else not_comparable("sliced", one)
+        )
+
+    def departs(one: Agreement) -> bool:
+        return not one.finite or one.relative > bound
+
+    return Stage(agreements, departs, failure, (models.reference, models.sliced), models.keep)
+
+
+def noise_stage(
+    name: str, agreements: Sequence[Agreement], bound: float, models: tuple[ir.Model, ir.Model] | None = None
+) -> Stage:
+    """A comparison with a bound in dB."""
+
+    def failure(one: Agreement) -> str:
+        return (
+            f"{name}: output {one.output} has an SQNR of {one.sqnr_db:.1f} dB, bound {bound:.3g} dB"
+            if one.finite
+            else not_comparable(name, one)
+        )
+
+    def departs(one: Agreement) -> bool:
+        return not one.finite or one.sqnr_db < bound
+
+    return Stage(agreements, departs, failure, models)
+
+
+def not_comparable(name: str, one: Agreement) -> str:
+    if np.isinf(one.relative):
+        return f"{name}: output {one.output} has another shape than it should have"
+    return f"{name}: output {one.output} is NaN or infinite where it should not be, or the other way round"

@@ -9,7 +9,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from getac.agreement import BOUNDS, agreement, check_file_format, compare_outputs, first_departure
+from getac.agreement import (
+    BOUNDS,
+    agreement,
+    check_file_format,
+    compare_outputs,
+    first_departure,
+    relative_bound,
+)
 from getac.errors import VerificationError
 
 F32 = np.float32
@@ -129,5 +136,20 @@ def test_shapes_that_contradict_each_other_are_found(build):
 
 
 def test_the_bounds_are_those_that_are_promised():
-    assert BOUNDS.sliced_relative == 1e-4
+    bounds = {dtype.name: bound for dtype, bound in BOUNDS.sliced_relative.items()}
+    assert bounds == {"FLOAT": 1e-4, "FLOAT16": 5e-3, "BFLOAT16": 3e-2}
     assert (BOUNDS.folded_sqnr, BOUNDS.kernels_sqnr, BOUNDS.lowered_sqnr) == (30.0, 20.0, 3.0)
+    assert BOUNDS.original_sqnr == 20.0
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }", 1e-4),
+        ("(float16[N,4] x) => (float16[N,4] y) { y = Relu(x) }", 5e-3),
+        ("(float[N,4] x) => (float[N,4] y) { a = Cast<to=16>(x) y = Cast<to=1>(a) }", 3e-2),
+        ("(int64[N] x) => (int64[N] y) { y = Neg(x) }", 1e-4),
+    ],
+)
+def test_the_bound_for_slicing_is_that_of_the_coarsest_type(build, text, bound):
+    assert relative_bound(build(text)) == bound

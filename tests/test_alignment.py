@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -93,3 +94,15 @@ def test_linear_layers_take_any_width():
 def test_one_multiple_for_every_convolution(net):
     assert {multiple for _, multiple in multiples_of(net, 8, True)} <= {1, 8}
     assert {multiple for _, multiple in multiples_of(net, 1, True)} == {1}
+
+
+def test_a_convolution_behind_a_value_of_unknown_shape(build):
+    """It says nothing about its input; the class before it keeps any number."""
+    model = build(
+        "(float[N,3,8,8] x, int64[4] s) => (float[A,B,C,D] y)"
+        " { c = Conv(x, v) \n d = Reshape(c, s) \n y = Conv(d, w) }",
+        v=np.ones((8, 3, 1, 1), np.float32),
+        w=np.ones((4, 8, 1, 1), np.float32),
+    )
+    analysis = analysis_of(model)
+    assert unit_multiples(analysis, None, True).keys() == {one.atom for one in analysis.classes}

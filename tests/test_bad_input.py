@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from getac.cli import main
+from getac.errors import GetacError
 from tools.zoo.registry import ZOO
 
 
@@ -227,7 +228,78 @@ def test_an_input_without_a_shape(refused, folder):
     mentions(refused(), "features", "rank")
 
 
+def test_an_output_of_another_shape_than_declared(refused, folder):
+    def edit(model):
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
+
+    edited(folder, edit)
+    mentions(refused(), "declares an output with another shape", "gemm_4", "[N, 11]")
+
+
+def rewrite(folder, text, **tensors):
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g {text}')
+    for name, array in tensors.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, folder / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(float[N,4] x) => (seq(float[N,4]) y) { y = SequenceConstruct(x, x) }", ("output y", "Sequence")),
+        ("(float[N,4] x) => (string[N,4] y) { y = Cast<to=8>(x) }", ("output y", "STRING")),
+        ("(string[N] x) => (bool[N] y) { y = Equal(x, x) }", ("input x", "STRING", "float32")),
+        ("(bfloat16[N] x) => (float[N] y) { y = Cast<to=1>(x) }", ("input x", "BFLOAT16", "float32")),
+        ("(seq(float[N,4]) x) => (int64 y) { y = SequenceLength(x) }", ("input x", "Sequence")),
+        ("(float[0,4] x) => (float[0,4] y) { y = Relu(x) }", ("input x", "empty", "[0,4]")),
+        ("(float[N,4] x) => (float[2,3] y) { y = MatMul(e, w) }", ("weight e", "empty", "[2,0]")),
+        ("(float[N,4] x) => (float[N,4] y) { y, m = Dropout(x, r, t) }", ("training mode", "Dropout")),
+    ],
+)
+def test_what_cannot_be_lowered(refused, folder, text, words):
+    tensors = {"e": normal(2, 0), "w": normal(0, 3)} if "MatMul" in text else {}
+    if "Dropout" in text:
+        tensors = {"r": np.float32(0.5), "t": np.bool_(True)}
+    rewrite(folder, text, **tensors)
+    mentions(refused(calibration=False), *words)
+
+
+def test_a_batch_that_fits_no_reshape(refused, folder):
+    rewrite(folder, "(float[N,4] x) => (float[M,8] y) { y = Reshape(x, s) }", s=np.int64([-1, 8]))
+    mentions(refused(calibration=False), "no tried size", "give calibration data with sizes of N")
+    calibrate(folder, x=normal(1, 4))
+    mentions(refused(), "no tried size", "Reshape")
+
+
+def test_a_failure_of_the_measurement(refused, monkeypatch):
+    """It comes before anything is written."""
+
+    def fail(*_):
+        raise GetacError("no clock")
+
+    monkeypatch.setattr("getac.measure.measure_models", fail)
+    mentions(refused("--bench"), "no clock")
+
+
 # ---- calibration data ----
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1L, ((",
+        "'''",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 64)}",
+        "{[]: 1}",
+        "(" * 5000,
+    ],
+    ids=["brackets", "quotes", "negative", "unhashable", "deep"],
+)
+def test_a_malformed_header(refused, folder, header):
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(folder / "c.npz", "w") as archive:
+        archive.writestr("features.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    mentions(refused(), "calibration data cannot be read", "c.npz")
 
 
 @pytest.mark.parametrize(
@@ -382,6 +454,28 @@ def test_the_output_is_the_models_data(refused, folder):
 @pytest.mark.parametrize("option", ["--report", "--plan"])
 def test_the_report_would_replace_what_is_read(refused, folder, option):
     mentions(refused(option, "c.npz"), "same file", "c.npz")
+
+
+@pytest.mark.parametrize("option", ["--report", "--plan"])
+def test_two_outputs_are_one_file(refused, option):
+    mentions(refused(option, "./o.onnx"), "two outputs are the same file", "o.onnx")
+
+
+@pytest.mark.parametrize("option", ["-o", "--report", "--plan"])
+def test_an_output_is_the_data_file_of_the_model(refused, folder, option):
+    """Also where all tensors in it are small, and in memory by then."""
+    rewrite(folder, "(float[N,64] features) => (float[N,64] y) { y = Add(features, b) }", b=normal(64))
+    model = onnx.load(folder / "m.onnx")
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    mentions(refused(option, "w.bin"), "same file as an input", "w.bin")
+
+
+def test_an_output_is_in_the_folder_of_samples(refused, folder):
+    (folder / "samples").mkdir()
+    np.savez(folder / "samples" / "0.npz", features=normal(4, 64))
+    mentions(
+        refused("--calibration", "samples", "--report", "samples/0.npz"), "same file as an input", "0.npz"
+    )
 
 
 @pytest.mark.parametrize("option", ["-o", "--report", "--plan"])

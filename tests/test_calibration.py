@@ -225,3 +225,29 @@ def test_generate_refuses_what_is_not_settled():
 def test_generate_refuses_strings():
     with pytest.raises(CalibrationError, match="cannot be generated"):
         generate_inputs([InputSpec("s", np.dtype(object), ("N",))], {}, seed=0)
+
+
+GRAPH = (InputSpec("x", np.dtype(np.float32), ("N", 2)), InputSpec("z", np.dtype(np.float32), ("N", "N")))
+
+
+def test_a_first_dimension_that_is_an_inner_one_too():
+    """Cutting the rows of z would leave its columns: the mapping is one batch."""
+    arrays = {"x": np.ones((20, 2), np.float32), "z": np.ones((20, 20), np.float32)}
+    data = CalibrationData.open(arrays, GRAPH)
+    assert (data.samples, len(data)) == (1, 1) and data.settle() == {}
+    (batch,) = data
+    assert batch["z"].shape == (20, 20) and data.samples_in(batch) == 1
+    assert list(data.batch_sizes()) == [{"N": 20}]
+    error = refused({**arrays, "z": arrays["z"][:, :19]}, *GRAPH)
+    assert "two sizes" in error.message
+
+
+def test_fixed_batches():
+    data = CalibrationData.open({"image": images(19)}, [IMAGE])
+    assert [sizes["N"] for sizes in data.batch_sizes()] == [*range(8, 0, -1), *range(9, 20)]
+    fixed = data.with_batches({"N": 6})
+    assert [len(batch["image"]) for batch in fixed] == [6, 6, 6]
+    assert (fixed.samples, len(fixed), fixed.settle()) == (18, 3, {"N": 6})
+    assert data.settle() == {} and data.samples == 19
+    with pytest.raises(CalibrationError, match="too few"):
+        data.with_batches({"N": 20})

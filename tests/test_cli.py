@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -114,6 +115,25 @@ def test_inspect_shows_quantizers(getac, files):
     code, out, _ = getac("inspect", files / "q.onnx")
     assert code == 0 and "quantized value" in out and "-127 to 127" not in out
     assert "-128 to 127" in out and "48 along dimension 0" in out
+
+
+def test_the_version(getac):
+    code, out, _ = getac("--version")
+    assert code == 0 and out == f"getac {version('getac')}\n"
+
+
+def test_a_sparsity_out_of_reach_is_explained(getac, files):
+    arguments = ("lower", files / "m.onnx", "-o", files / "o.onnx", "--no-bench", "--sparsity", "0.5")
+    code, out, _ = getac(*arguments, "--align", "64", "--report", files / "r.json")
+    assert code == 0 and "asked for 50% of the units, removed 0%" in out
+    assert "a multiple of 64 units" in " ".join(out.split())
+    assert any("asked for 50%" in note for note in json.loads((files / "r.json").read_text())["notes"])
+
+
+def test_a_glob_that_matches_nothing(getac, files):
+    code, out, err = getac("lower", files / "m.onnx", "-o", files / "o.onnx", "--keep", "nope")
+    assert (code, out) == (2, "") and "a glob of keep matches no parameter" in err
+    assert not (files / "o.onnx").exists()
 
 
 def test_without_arguments_there_is_help(getac):

@@ -193,7 +193,7 @@ def test_what_will_be_calibrated_behind_a_clip_implies_it(build):
 
 def test_a_value_that_others_read_ends_the_chain(build):
     model = build(CONVOLUTIONS.replace("Add(b, c)", "Add(a, c)"), **WEIGHTS)
-    assert carrier(model.graph[0]).name == "a"
+    assert carrier(model.graph[0], {}).name == "a"
     _, values, absorbed, _ = placed(model)
     assert "a" in values and "b" in values and absorbed == set()
 
@@ -203,7 +203,7 @@ def test_the_carrier_does_not_go_beyond_an_output(build):
         "(float[N,4,8,8] x) => (float[N,4,8,8] a, float[N,4,8,8] y) { a = Conv(x, v) \n y = Relu(a) }",
         **WEIGHTS,
     )
-    assert carrier(model.graph[0]).name == "a"
+    assert carrier(model.graph[0], {}).name == "a"
     assert placed(model)[2] == set()
 
 

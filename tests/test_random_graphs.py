@@ -13,14 +13,15 @@ from tools.fuzz_graphs import TOLERANCE, summary
 from tools.law import check_dead, check_law
 from tools.random_graphs import STEPS, random_graph
 
-BATCHES, PER_BATCH = 8, 40
+BATCHES, PER_BATCH = 40, 50
+FLOAT32_NOISE = 1e-5  # relative to the largest output; the same seeds give the same graphs everywhere
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_masked_equals_sliced(batch: int) -> None:
     for seed in range(batch * PER_BATCH, (batch + 1) * PER_BATCH):
         outcome = check_law(random_graph(seed), seed)
-        assert outcome.difference <= TOLERANCE, f"seed {seed}: {outcome}"
+        assert outcome.difference <= FLOAT32_NOISE, f"seed {seed}: {outcome}"
 
 
 @pytest.mark.parametrize("batch", range(2))

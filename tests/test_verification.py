@@ -80,6 +80,39 @@ def test_the_first_stage_that_fails_names_the_value(check, build):
 def test_outputs_that_are_not_finite_fail(check, build):
     found = check(lowered=net(build, t=np.inf))
     assert not found.passed and not found.lowered[0].finite
+    expected = "lowered: output y is NaN or infinite where it should not be, or the other way round"
+    assert expected in found.failures and not any("dB" in failure for failure in found.failures)
+
+
+def test_a_model_with_quantizers_that_lost_nothing_comes_out_as_it_was(check, build):
+    """Its quantizers may be far from floats; the result may not be far from them."""
+    folded = {"folded": (floats := net(build, s=6)), "reference": floats, "sliced": net(build, s=6)}
+    assert check(True, original=net(build, s=-2), lowered=net(build, s=-2), **folded).passed
+    found = check(True, original=net(build, s=2), lowered=net(build, s=2.6), **folded)
+    assert found.failures[0].startswith("original: output y has an SQNR of") and "20 dB" in found.failures[0]
+    assert found.departure.value == "a"
+
+
+def test_what_the_result_rounds_by_itself_is_allowed(check, build):
+    """As far from the original as from the floats: activations of a few bits, asked for."""
+    model = net(build)
+    stages = {"original": model, "folded": model, "reference": model, "sliced": model}
+    assert check(True, lowered=net(build, s=2.6), **stages).passed
+    assert not check(True, lowered=net(build, s=-2), **stages).passed
+
+
+def test_float16_is_held_to_its_own_bound(check, build):
+    half = NET.replace("float", "float16")
+    reference, near, far = (build(half, s=np.float16(2), t=np.float16(t)) for t in (1, 1.004, 1.2))
+    stages = {"original": reference, "folded": reference, "reference": reference, "sliced": near}
+    batches = [{"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float16)}]
+
+    def verified(sliced):
+        models = Models(**{**stages, "sliced": sliced, "lowered": sliced}, quantized=False, keep=dict)
+        return verify(models, batches, generated=True)
+
+    assert verified(near).passed and verified(near).sliced[0].relative > 1e-4
+    assert "bound 0.005" in verified(far).failures[0]
 
 
 def test_onnxruntimes_own_fusions_are_checked(build):

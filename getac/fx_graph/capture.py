@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from getac.errors import UnsupportedModelError
 from getac.fx_graph.inline import inline_blocks
-from getac.fx_graph.normal_form import name_squeezed_dimensions
+from getac.fx_graph.normal_form import name_squeezed_dimensions, slice_for_narrow
 from getac.fx_graph.training import switch_training
 
 __all__ = ["capture", "is_captured"]
@@ -51,6 +51,7 @@ def capture(
     inline_blocks(module)
     drop_checks(module.graph)
     name_squeezed_dimensions(module.graph)
+    slice_for_narrow(module.graph)
     switch_training(module)
     module.graph.eliminate_dead_code()
     use_first_names(module, model)

@@ -7,7 +7,7 @@ from torch import fx
 
 from getac.fx_graph.reader import CallReader
 
-__all__ = ["name_squeezed_dimensions"]
+__all__ = ["name_squeezed_dimensions", "slice_for_narrow"]
 
 aten = torch.ops.aten
 SQUEEZES = {
@@ -35,3 +35,11 @@ def name_squeezed_dimensions(graph: fx.Graph) -> None:
             dims = sorted({d % max(len(sizes), 1) for d in named})
             node.target = SQUEEZES[node.target]
             node.args, node.kwargs = (reader.get("self"), [d for d in dims if sizes[d] == 1]), {}
+
+
+def slice_for_narrow(graph: fx.Graph) -> None:
+    """Writes narrow(x, dim, start, length) as the slice that it is: one rule follows both."""
+    for node in graph.find_nodes(op="call_function", target=aten.narrow.default):
+        x, dim, start, length = (CallReader(node).get(name) for name in ("self", "dim", "start", "length"))
+        if isinstance(start, int) and isinstance(length, int) and start >= 0:
+            node.target, node.args, node.kwargs = aten.slice.Tensor, (x, dim, start, start + length), {}

@@ -14,12 +14,16 @@ from getac.onnx_graph.probe import Misfit, Operators, Probe, probe, small_consta
 from getac.onnx_graph.probe_sizes import SCHEMES, InputSizes, read_input_sizes
 from getac.onnx_graph.tensor_types import declared_type, joined, tensor_type
 
-__all__ = ["ProbedSymbol", "fitting_probes"]
+__all__ = ["ProbedSymbol", "UnfittingSizesError", "fitting_probes"]
 
 _FEW = 16  # a constant of so many integers may hold sizes; a longer one is a table of indices
 _MAX_FACTOR = 2**31  # larger constants are "to the end" markers
 
 ProbedSymbol = tuple[str, int, int]  # name, size at the first and at the second probe
+
+
+class UnfittingSizesError(UnsupportedModelError):
+    """No tried size of the symbolic dimensions fits all nodes; some size that was not tried may."""
 
 
 def fitting_probes(model: ir.Model, bindings: Mapping[str, int]) -> tuple[Probe, Probe, list[ProbedSymbol]]:
@@ -122,13 +126,14 @@ def _invalid(misfit: Misfit) -> BadInputError:
     )
 
 
-def _unsupported(misfit: Misfit, symbols: Sequence[str]) -> BadInputError:
+def _unsupported(misfit: Misfit, symbols: Sequence[str]) -> UnfittingSizesError:
     names = ", ".join(symbols)
-    return UnsupportedModelError(
+    return UnfittingSizesError(
         f"no tried size of the symbolic dimensions {names} fits the {misfit.node.op_type} node",
         where=_place(misfit.node),
         found=str(misfit),
-        hint=f"settle {names} with calibration data, or export the model with fixed input sizes",
+        hint=f"give calibration data with sizes of {names} that the model runs on,"
+        " or export the model with fixed input sizes",
     )
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from getac.onnx_graph.fitting_probes import ProbedSymbol, fitting_probes
+from getac.onnx_graph.fitting_probes import ProbedSymbol, UnfittingSizesError, fitting_probes
 from getac.onnx_graph.node_inference import Array
 from getac.onnx_graph.probe import Probe
 
-__all__ = ["Dim", "Shapes", "infer_shapes"]
+__all__ = ["Dim", "Shapes", "UnfittingSizesError", "infer_shapes"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def infer_shapes(model: ir.Model, bindings: Mapping[str, int] | None = None) -> 
     Raises:
         OptionError: `bindings` names no symbol of the model, or a size below 1.
         InvalidModelError: A node cannot run on its inputs, whatever the symbols are.
-        UnsupportedModelError: No tried size of the symbols fits all nodes.
+        UnfittingSizesError: No tried size of the symbols fits all nodes.
     """
     first, second, symbols = fitting_probes(model, bindings or {})
     return _settled(first, second, symbols)

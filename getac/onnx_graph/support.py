@@ -51,9 +51,10 @@ def check_declared_outputs(graph: ir.Graph, shapes: Shapes) -> None:
 
 
 def _agree(declared: Sequence[int | ir.SymbolicDim], dims: Sequence[Dim]) -> bool:
-    return len(declared) == len(dims) and all(
-        one == dim.size for one, dim in zip(declared, dims, strict=True) if isinstance(one, int) and dim.is_static
-    )
+    if len(declared) != len(dims):
+        return False
+    pairs = zip(declared, dims, strict=True)
+    return all(one == dim.size for one, dim in pairs if isinstance(one, int) and dim.is_static)
 
 
 def _check_input(value: ir.Value) -> None:
@@ -63,7 +64,7 @@ def _check_input(value: ir.Value) -> None:
             where=f"input {value.name}",
             required="a tensor of float16, float32, float64, integers or booleans",
             found=str(value.type),
-            hint="export the model with a float32 input, and a Cast behind it where it computes otherwise",
+            hint="export the model with float32 inputs, one tensor each; a Cast behind one makes other types",
         )
     if value.shape is not None and 0 in value.shape:
         raise UnsupportedModelError(

@@ -168,7 +168,6 @@ LAYERS: dict[str, list[Case]] = {
             ran,
             8,
             out=7,
-            reason="normalised without an epsilon",
             parts=lambda: {"conv": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 7, 3))},
         )
     ],

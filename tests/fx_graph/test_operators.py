@@ -57,5 +57,5 @@ def assert_every_tensor_is_an_operand(node: fx.Node) -> None:
     if isinstance(call.rule, Elementwise) and call.rule.value != "computed":
         return  # another tensor gives the type alone
     values = {n: n.meta.get("val") for n in node.all_input_nodes}
-    tensors = {n for n, value in values.items() if isinstance(value, torch.Tensor) and value.numel() != 0}
+    tensors = {n for n, value in values.items() if isinstance(value, torch.Tensor) and value.shape != (0,)}
     assert tensors <= set(call.operands)

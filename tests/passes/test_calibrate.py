@@ -118,3 +118,16 @@ def test_other_methods_are_refused():
     with pytest.raises(OptionError, match="unknown method") as caught:
         Calibrate("average")
     assert "minmax or percentile or mse" in str(caught.value) and "average" in str(caught.value)
+
+
+def test_a_scalar_input_first(build):
+    """Then a mapping is one batch, and the progress counts mappings."""
+    model = build(
+        "(float low, float[N,4] x) => (float[N,3] y) { a = MatMul(x, v) \n b = Clip(a, low) \n y = MatMul(b, w) }",
+        v=normal(4, 6),
+        w=normal(6, 3),
+    )
+    seen = []
+    arrays = [{"low": np.asarray(-1, F32), "x": normal(5, 4)} for _ in range(3)]
+    calibrated(model, arrays, progress=lambda done, samples: seen.append((done, samples)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -341,7 +341,22 @@ def test_graph_output_that_is_rounded_keeps_its_name(build, evaluate):
     text = f"(float[2,4] i) => (float[2,4] a) {{ x = Relu(i) {PAIR} }}"
     state = check_function(evaluate, build(text, **ONE), i=normal(2, 4))
     assert operators(state.model) == ["Relu", "Identity"]
-    assert records(state) == {"a": RECORD}
+    assert records(state) == {"x": RECORD} and state.model.graph.outputs[0].name == "a"
+
+
+@pytest.mark.parametrize("zero", [0, 100, 200])
+def test_a_record_on_what_a_relu_alone_reads_moves_behind_it(build, evaluate, zero):
+    text = f"(float[2,4] i) => (float[2,4] y) {{ x = Neg(i) {PAIR} b = Relu(a) y = Neg(b) }}"
+    model = build(text, **{**ONE, "z": np.asarray(zero, np.uint8)})
+    state = check_function(evaluate, model, i=9 * normal(2, 4))
+    assert records(state)["b"] == Quantizer(ONE["s"], 0, 255 - zero)
+
+
+def test_a_record_stays_where_others_read_it_or_the_relu_is_an_output(build, evaluate):
+    text = f"(float[2,4] i) => (float[2,4] y, float[2,4] b) {{ x = Neg(i) {PAIR} b = Relu(a) y = Neg(b) }}"
+    assert records(check_function(evaluate, build(text, **ONE), i=normal(2, 4))) == {"x": RECORD}
+    text = f"(float[2,4] i) => (float[2,4] y) {{ x = Neg(i) {PAIR} b = Relu(a) y = Add(a, b) }}"
+    assert records(check_function(evaluate, build(text, **ONE), i=normal(2, 4))) == {"x": RECORD}
 
 
 def test_value_that_is_rounded_and_an_output(build, evaluate):

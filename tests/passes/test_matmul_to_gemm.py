@@ -107,3 +107,36 @@ def test_a_quantized_sum_keeps_its_record(build):
     Pipeline([InferShapes(), MatMulToGemm()]).run(state)
     assert model.graph[0].op_type == "Gemm"
     assert state.quantizers.get(model.graph[0].outputs[0]) == record
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "bias"),
+    [
+        ("(float[4,4] x) => (float[4] y) { p = MatMul(x, w) \n y = Add(p, b) }", normal(4), normal(4)),
+        (
+            "(float[N,4] x) => (float[3,N,5] y) { p = MatMul(x, w) \n y = Add(p, b) }",
+            normal(3, 4, 5),
+            normal(5),
+        ),
+        (
+            "(float[N,4] x, bool c) => (float[N,5] y) { p = MatMul(x, w) \n y = If(c)<"
+            "then_branch = t () => (float[N,5] r) { r = Add(p, b) },"
+            " else_branch = e () => (float[N,5] q) { z = MatMul(x, w) \n q = Abs(z) }> }",
+            normal(4, 5),
+            normal(5),
+        ),
+    ],
+    ids=["a vector", "a stack of matrices", "an addition in a branch"],
+)
+def test_what_is_no_gemm(build, text, weight, bias):
+    before = build(text, w=weight, b=bias)
+    assert rewritten(before)[0] == "MatMul"
+
+
+def test_an_addition_of_another_domain(build):
+    model = build(
+        "(float[N,4] x) => (float[N,5] y) { p = MatMul(x, w) \n y = com.microsoft.Add(p, b) }",
+        w=normal(4, 5),
+        b=normal(5),
+    )
+    assert rewritten(model) == ["MatMul", "Add"]

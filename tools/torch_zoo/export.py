@@ -54,12 +54,19 @@ def export_legacy(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
             input_names=names,
             dynamic_axes={name: {0: "batch"} for name in names},
         )
-        return onnx.load(path)
+        model = onnx.load(path)
+    if len(model.graph.input) != len(tensors_of((args, kwargs))):  # it made one of an argument's default
+        raise ValueError(f"the inputs are {', '.join(spec.name for spec in model.graph.input)}")
+    return model
+
+
+def tensors_of(inputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
 def feeds_of(model: onnx.ModelProto, inputs: Any) -> dict[str, Any]:
     """The tensors among a module's inputs, under the names of the model's; those that it dropped too."""
-    tensors = [leaf.numpy() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    tensors = [tensor.numpy() for tensor in tensors_of(inputs)]
     return dict(zip((spec.name for spec in model.graph.input), tensors, strict=True))
 
 

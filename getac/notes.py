@@ -1,0 +1,83 @@
+"""What a reader of a report should know: sizes that nobody gave, a sparsity that was not reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from getac.alignment import unit_multiples
+from getac.axes.analysis import Analysis
+from getac.choice import Choice
+from getac.errors import OptionError
+from getac.onnx_graph.origin import origin_of
+from getac.onnx_graph.signature import batch_symbols, signature_of
+from getac.options import Options
+from getac.pipeline import State
+
+__all__ = ["check_globs", "run_notes"]
+
+FAR = 0.05  # of the sparsity that was asked for
+SHOWN_NAMES = 5
+
+
+def check_globs(analysis: Analysis, option: str, globs: Sequence[str]) -> None:
+    """Raises OptionError for a glob on parameter names that matches none of them."""
+    names = [analysis.view.name_of(value) for value in analysis.parameters]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            more = ["..."] if len(names) > SHOWN_NAMES else []
+            raise OptionError(
+                f"a glob of {option} matches no parameter",
+                required="a name, or a pattern such as 'layer4.*'",
+                found=f"{glob!r}; the parameters are {', '.join([*names[:SHOWN_NAMES], *more])}",
+                hint="getac inspect --json lists the parameters, as they are once constants are folded",
+            )
+
+
+def run_notes(
+    original: ir.Model, analysis: Analysis, choice: Choice, state: State, how: Options, integer: bool
+) -> list[str]:
+    """The notes on one run, after the units were chosen and before they are removed."""
+    notes = [*sizes_note(original, state), *shortfall(analysis, choice, how, integer)]
+    if defaults := origin_of(original).defaults:
+        notes.append(
+            f"inputs with a default are constants of the result: {', '.join(defaults)};"
+            " callers can no longer override them"
+        )
+    return notes
+
+
+def sizes_note(original: ir.Model, state: State) -> Iterator[str]:
+    """Which sizes MACs, BOPs and latency are taken at, where the model and the data do not say."""
+    assert state.shapes is not None
+    batch = batch_symbols(signature_of(original))
+    assumed = {name: size for name, size in state.shapes.symbols.items() if name not in batch}
+    if assumed:
+        yield (
+            f"MACs, BOPs and latency are at {listed(assumed)}: sizes made up because the model leaves them"
+            " open; calibration data settles them"
+        )
+    if bound := {name: size for name, size in state.bindings.items() if name in batch}:
+        yield f"the model does not run on all batches: MACs, BOPs and latency are for {listed(bound)}"
+
+
+def listed(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} = {size}" for name, size in sizes.items())
+
+
+def shortfall(analysis: Analysis, choice: Choice, how: Options, integer: bool) -> Iterator[str]:
+    """Why the share of removed units is far from the one that was asked for."""
+    if how.share is None or abs(choice.sparsity - how.share) <= FAR:
+        return
+    reasons = [f"{choice.units} units in {len(analysis.classes)} classes are open"]
+    if analysis.frozen:
+        reasons.append(f"{len(analysis.frozen)} axes are frozen (getac inspect says why)")
+    coarse = sorted({m for m in unit_multiples(analysis, how.multiple, integer).values() if m > 1})
+    if coarse:
+        multiples = ", ".join(map(str, coarse))
+        reasons.append(f"a class keeps a multiple of {multiples} units (--align 1 lifts that)")
+    if choice.units:
+        reasons.append("a class never goes as a whole")
+    yield f"asked for {how.share:.0%} of the units, removed {choice.sparsity:.0%}: {'; '.join(reasons)}"
