@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +43,9 @@ PruneGlobs = Annotated[
 
 def print_version(wanted: bool) -> None:
     if wanted:
-        print(f"getac {version('getac')}")
+        from getac.plan import versions
+
+        print(f"getac {versions()['getac']}")
         raise typer.Exit()
 
 
@@ -121,12 +122,17 @@ def inspect(
     """Show the pruning classes, the frozen axes with their reasons, and the quantizers of a model."""
     from getac.inspection import inspect as run
 
+    if dot is not None:
+        from getac.onnx_graph.origin import origin_of
+        from getac.onnx_graph.read import load
+        from getac.onnx_graph.write import check_output
+
+        check_output(dot, [model, *origin_of(load(model)).files])
     found = run(model, keep=keep or (), prune=prune or ())
     if dot is not None:
         from getac.network import to_dot
-        from getac.onnx_graph.write import atomic_write_text, check_output
+        from getac.onnx_graph.write import atomic_write_text
 
-        check_output(dot, [model])
         atomic_write_text(dot, to_dot(found.network))
     if json:
         print(found.as_json())

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["layer_bits", "measure"]
 
 FLOAT_BITS = 32
+INTEGER_BITS = 8
 
 
 def measure(
@@ -104,7 +105,9 @@ def layer_reports(
         kernel = kernels.get(name)
         is_integer = kernel is not None and kernel.kind == "integer"
         weight_bits, activation_bits = bits.get(name, (FLOAT_BITS, FLOAT_BITS))
-        if not is_integer:
+        if is_integer:
+            weight_bits, activation_bits = min(weight_bits, INTEGER_BITS), min(activation_bits, INTEGER_BITS)
+        else:
             activation_bits = FLOAT_BITS  # whatever was meant to run
         why = ["" if is_integer else reason_for(cost, nodes[name], reasons.get(name), integer)]
         if cost.macs == 0 and name not in counted:

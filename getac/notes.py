@@ -24,7 +24,7 @@ SHOWN_NAMES = 5
 
 def check_globs(analysis: Analysis, option: str, globs: Sequence[str]) -> None:
     """Raises OptionError for a glob on parameter names that matches none of them."""
-    names = [analysis.view.name_of(value) for value in analysis.parameters]
+    names = sorted(analysis.view.name_of(value) for value in analysis.parameters)
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
             more = ["..."] if len(names) > SHOWN_NAMES else []
@@ -71,13 +71,13 @@ def shortfall(analysis: Analysis, choice: Choice, how: Options, integer: bool) -
     """Why the share of removed units is far from the one that was asked for."""
     if how.share is None or abs(choice.sparsity - how.share) <= FAR:
         return
-    reasons = [f"{choice.units} units in {len(analysis.classes)} classes are open"]
-    if analysis.frozen:
+    reasons = [f"{choice.units} units are open to removal"]
+    if analysis.frozen and choice.sparsity < how.share:
         reasons.append(f"{len(analysis.frozen)} axes are frozen (getac inspect says why)")
     coarse = sorted({m for m in unit_multiples(analysis, how.multiple, integer).values() if m > 1})
     if coarse:
         multiples = ", ".join(map(str, coarse))
         reasons.append(f"a class keeps a multiple of {multiples} units (--align 1 lifts that)")
-    if choice.units:
+    if choice.units and choice.sparsity < how.share:
         reasons.append("a class never goes as a whole")
     yield f"asked for {how.share:.0%} of the units, removed {choice.sparsity:.0%}: {'; '.join(reasons)}"

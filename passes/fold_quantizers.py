@@ -9,6 +9,9 @@ is left of a Relu that a quantizing tool removed: then the cut is written down a
 
     before   x -> QuantizeLinear(zero point 0, UINT8) -> DequantizeLinear -> consumers
     after    x -> Clip(0, greatest) (record) -> consumers
+
+And a lattice with negative integers behind a Relu, or one in front of it that nobody else reads, loses those:
+one quantizer then does what the two operators did.
 """
 
 from __future__ import annotations
@@ -88,6 +91,8 @@ class FoldQuantizers:
         for node in state.model.graph:
             if node.op_type == "Relu":
                 move_behind(node, state)
+            for output in node.outputs:
+                leave_out_negatives(output, state)
 
 
 def move_behind(relu: ir.Node, state: State) -> None:
@@ -105,6 +110,13 @@ def move_behind(relu: ir.Node, state: State) -> None:
     if is_stored(x) or x.is_graph_input() or y.is_graph_output() or y in state.quantizers:
         return
     state.quantizers[y] = replace(state.quantizers.pop(x), low=max(record.low, 0))
+
+
+def leave_out_negatives(value: ir.Value, state: State) -> None:
+    """A lattice loses the integers that its value never takes: then it does what a Relu before it does."""
+    record = state.quantizers.get(value)
+    if record is not None and record.low < 0 < record.high and is_non_negative(value, state):
+        state.quantizers[value] = replace(record, low=0)
 
 
 def fold_stored(node: ir.Node, state: State) -> None:

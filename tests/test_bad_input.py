@@ -250,6 +250,7 @@ def rewrite(folder, text, **tensors):
         ("(float[N,4] x) => (string[N,4] y) { y = Cast<to=8>(x) }", ("output y", "STRING")),
         ("(string[N] x) => (bool[N] y) { y = Equal(x, x) }", ("input x", "STRING", "float32")),
         ("(bfloat16[N] x) => (float[N] y) { y = Cast<to=1>(x) }", ("input x", "BFLOAT16", "float32")),
+        ("(float8e5m2[N] x) => (float[N] y) { y = Cast<to=1>(x) }", ("input x", "FLOAT8E5M2")),
         ("(seq(float[N,4]) x) => (int64 y) { y = SequenceLength(x) }", ("input x", "Sequence")),
         ("(float[0,4] x) => (float[0,4] y) { y = Relu(x) }", ("input x", "empty", "[0,4]")),
         ("(float[N,4] x) => (float[2,3] y) { y = MatMul(e, w) }", ("weight e", "empty", "[2,0]")),
@@ -262,6 +263,14 @@ def test_what_cannot_be_lowered(refused, folder, text, words):
         tensors = {"r": np.float32(0.5), "t": np.bool_(True)}
     rewrite(folder, text, **tensors)
     mentions(refused(calibration=False), *words)
+
+
+def test_an_input_without_an_element_type(refused, folder):
+    def edit(model):
+        model.graph.input[0].type.tensor_type.elem_type = 0
+
+    edited(folder, edit)
+    mentions(refused(), "features")
 
 
 def test_a_batch_that_fits_no_reshape(refused, folder):

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 
 import numpy as np
 import onnx
 import pytest
 
 from getac.cli import main
+from getac.plan import versions
 from tools.zoo.registry import ZOO
 
 
@@ -119,7 +119,7 @@ def test_inspect_shows_quantizers(getac, files):
 
 def test_the_version(getac):
     code, out, _ = getac("--version")
-    assert code == 0 and out == f"getac {version('getac')}\n"
+    assert code == 0 and out == f"getac {versions()['getac']}\n"
 
 
 def test_a_sparsity_out_of_reach_is_explained(getac, files):

@@ -28,7 +28,7 @@ def gemm(build, attributes, weight, bias=None):
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, -2.0])
 @pytest.mark.parametrize("transposed", [0, 1])
-@pytest.mark.parametrize("bias", [normal(2), normal(1, 2), normal(1), None])
+@pytest.mark.parametrize("bias", [normal(2), normal(1, 2), normal(1), normal(5, 1), normal(5, 2), None])
 def test_a_gemm_in_normal_form_computes_the_same(build, evaluate, alpha, transposed, bias):
     weight = normal(2, 3) if transposed else normal(3, 2)
     model = gemm(build, f"alpha={alpha}, beta=3.0, transB={transposed}", weight, bias)
@@ -79,3 +79,15 @@ def test_a_step_per_unit_stays(build):
     np.testing.assert_array_equal(
         read_weights(model.graph[0], record(2, axis=0)).quantizer.step, record(2).step
     )
+
+
+def test_a_column_of_as_many_rows_as_units_is_no_row(build, evaluate):
+    column = np.array([[1], [-1]], F32)
+    model = build("(float[2,3] x) => (float[2,2] y) { y = Gemm(x, w, b) }", w=normal(3, 2), b=column)
+    (before,) = evaluate(model, x=normal(2, 3))
+    node = model.graph[0]
+    weights = read_weights(node, record(2, axis=1))
+    set_normal_form(node, weights)
+    node.replace_input_with(1, add_initializer(model.graph, "normal", weights.weight))
+    np.testing.assert_array_equal(weights.bias, column)
+    np.testing.assert_allclose(evaluate(model, x=normal(2, 3))[0], before, rtol=1e-5)

@@ -213,6 +213,44 @@ def test_an_output_in_floats_keeps_its_relu(build):
     assert placed(build(text.replace("OP", "Gemm"), w=normal(4, 4)))[2] == set()
 
 
+# ---- quantizers that the file has ----
+
+
+def test_the_carrier_ends_at_a_quantizer_that_is_there_already(build):
+    """The Relu reads what the quantizer rounded: it is not for the quantizer behind it to absorb."""
+    model = build(CONVOLUTIONS.replace("Add(b, c)", "Add(c, c)"), **WEIGHTS)
+    assert carrier(model.graph[0], {model.graph[0].outputs[0]: signed()}).name == "a"
+    integer, values, absorbed, _ = placed(model, {"a": signed()})
+    assert integer == {"conv_0", "conv_2", "add_3", "conv_4"}
+    assert (values, absorbed) == (["x", "a", "b", "c", "d", "y"], set())
+
+
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
+def test_a_matrix_product_writes_the_quantizer_that_its_output_has(build, operator):
+    model = build(
+        f"(float[N,4] x) => (float[N,4] y) {{ a = {operator}(x, w) \n y = Tanh(a) }}", w=normal(4, 4)
+    )
+    assert placed(model)[1] == ["x"]
+    assert placed(model, {"a": signed()})[1] == ["x", "a"]
+
+
+def test_an_operator_with_a_wide_quantizer_stays_in_floats(build):
+    wide = Quantizer(np.asarray(1e-4, F32), -(2**15), 2**15 - 1)
+    integer, values, _, why_not = placed(build(CONVOLUTIONS, **WEIGHTS), {"d": wide})
+    assert integer == {"conv_0", "conv_2"} and values == ["x", "b", "c"]
+    assert why_not == {"conv_4": "d has 16 bits, and integer kernels take at most 8"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((4,), True), ((1, 4), True), ((1,), True), ((4, 1), False), ((4, 4), False)]
+)
+def test_a_bias_that_differs_between_samples_is_no_integer(build, shape, rows):
+    model = build("(float[4,4] x) => (float[4,4] y) { y = Gemm(x, w, b) }", w=normal(4, 4), b=normal(*shape))
+    integer, _, _, why_not = placed(model)
+    assert why_not == ({} if rows else {"gemm_0": "its bias differs between samples"})
+    assert integer == ({"gemm_0"} if rows else set())
+
+
 # ---- without data ----
 
 

@@ -33,7 +33,18 @@ def test_json_has_everything(report):
     content = json.loads(report.as_json())
     assert content.keys() == {
         *("source", "output", "sparsity_requested", "sparsity", "units", "units_removed", "calibrated"),
-        *("sizes", "notes", "layers", "before", "after", "latency", "verification", "refusals", "passes", "versions"),
+        *(
+            "sizes",
+            "notes",
+            "layers",
+            "before",
+            "after",
+            "latency",
+            "verification",
+            "refusals",
+            "passes",
+            "versions",
+        ),
     }
     assert len(content["layers"]) == 3 and content["verification"]["passed"]
     assert content["versions"].keys() == {"getac", "onnx", "onnx-ir", "onnxruntime", "numpy"}

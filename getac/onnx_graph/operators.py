@@ -218,6 +218,12 @@ def reshape(n: NodeReader) -> Rule:
     return Reshape(shape_input=1, copies_zeros=not n.integer("allowzero", 0), keeps_entries=entries)
 
 
+def squeeze(n: NodeReader) -> Rule:
+    if n.numbers(1) is None:  # a dimension that is cut to one unit would go, too
+        raise NotConstant("it removes every dimension of size 1")
+    return Reshape(keeps_entries=True)
+
+
 def regroup(n: NodeReader) -> Rule:
     return Reshape(keeps_entries=True)
 
@@ -303,7 +309,8 @@ OPERATORS: dict[str, Maker] = table(
         slice_: "Slice",
         gather: "Gather",
         reshape: "Reshape",
-        regroup: "Flatten Squeeze Unsqueeze",
+        regroup: "Flatten Unsqueeze",
+        squeeze: "Squeeze",
         transpose: "Transpose",
         expand: "Expand",
         reduction(sums=True): "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare",

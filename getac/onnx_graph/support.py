@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from getac.errors import InvalidModelError, UnsupportedModelError
@@ -12,6 +11,13 @@ from getac.onnx_graph.shapes import Dim, Shapes
 
 __all__ = ["check_declared_outputs", "check_supported"]
 
+_NUMERIC = frozenset(
+    ir.DataType[name]
+    for name in (
+        *("FLOAT", "FLOAT16", "DOUBLE", "BOOL"),
+        *("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
+    )
+)
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -87,11 +93,8 @@ def _check_output(value: ir.Value) -> None:
 
 
 def _is_numeric(value: ir.Value) -> bool:
-    """Whether a value is a tensor of a type that NumPy knows; also where the file states no type."""
-    if value.type is None or value.dtype is None:
-        return value.type is None
-    kind = np.dtype(value.dtype.numpy()).kind if value.dtype is not ir.DataType.STRING else "U"
-    return isinstance(value.type, ir.TensorType) and kind in "fiub"
+    """Whether a value is a tensor of a type that NumPy has; also where the file states no type."""
+    return value.type is None or (isinstance(value.type, ir.TensorType) and value.dtype in _NUMERIC)
 
 
 def _check_node(node: ir.Node) -> None:

@@ -10,7 +10,7 @@ from tools.random_modules import check, random_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
 
-NETWORKS, BLOCK = 60, 10
+NETWORKS, BLOCK = 40, 10
 
 
 @pytest.mark.parametrize("first", range(0, NETWORKS, BLOCK))

@@ -123,7 +123,8 @@ def test_other_methods_are_refused():
 def test_a_scalar_input_first(build):
     """Then a mapping is one batch, and the progress counts mappings."""
     model = build(
-        "(float low, float[N,4] x) => (float[N,3] y) { a = MatMul(x, v) \n b = Clip(a, low) \n y = MatMul(b, w) }",
+        "(float low, float[N,4] x) => (float[N,3] y)"
+        " { a = MatMul(x, v) \n b = Clip(a, low) \n y = MatMul(b, w) }",
         v=normal(4, 6),
         w=normal(6, 3),
     )

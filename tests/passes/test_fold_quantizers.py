@@ -57,12 +57,18 @@ def with_pairs(state):
             pair.append(ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name)))
             model.graph.register_initializer(pair[-1])
         uses = list(value.uses())
+        ends = []
+        for suffix, integer in (("least", 0), ("greatest", quantizer.high - quantizer.low)):
+            name = f"{value.name}.{suffix}"
+            ends.append(ir.Value(name=name, const_value=ir.tensor(np.asarray(integer, dtype), name=name)))
+            model.graph.register_initializer(ends[-1])
         q = ir.node("QuantizeLinear", [value, *pair])
-        dq = ir.node("DequantizeLinear", [q.outputs[0], *pair])
+        cut = ir.node("Clip", [q.outputs[0], *ends])
+        dq = ir.node("DequantizeLinear", [cut.outputs[0], *pair])
         if value.producer() is None:
-            model.graph.insert_before(model.graph.node(0), [q, dq])
+            model.graph.insert_before(model.graph.node(0), [q, cut, dq])
         else:
-            model.graph.insert_after(value.producer(), [q, dq])
+            model.graph.insert_after(value.producer(), [q, cut, dq])
         for user, index in uses:
             user.replace_input_with(index, dq.outputs[0])
         if value.is_graph_output():
@@ -208,6 +214,7 @@ def test_weight_that_is_also_read_unrounded_gets_a_copy(build, evaluate):
 PAIR = "q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z)"
 ONE = {"s": np.asarray(0.05, F32), "z": np.asarray(100, np.uint8)}
 RECORD = Quantizer(np.asarray(0.05, F32), -100, 155)
+BEHIND_RELU = Quantizer(np.asarray(0.05, F32), 0, 155)
 
 
 def test_activation(build, evaluate):
@@ -341,7 +348,7 @@ def test_graph_output_that_is_rounded_keeps_its_name(build, evaluate):
     text = f"(float[2,4] i) => (float[2,4] a) {{ x = Relu(i) {PAIR} }}"
     state = check_function(evaluate, build(text, **ONE), i=normal(2, 4))
     assert operators(state.model) == ["Relu", "Identity"]
-    assert records(state) == {"x": RECORD} and state.model.graph.outputs[0].name == "a"
+    assert records(state) == {"x": BEHIND_RELU} and state.model.graph.outputs[0].name == "a"
 
 
 @pytest.mark.parametrize("zero", [0, 100, 200])
@@ -362,7 +369,7 @@ def test_a_record_stays_where_others_read_it_or_the_relu_is_an_output(build, eva
 def test_value_that_is_rounded_and_an_output(build, evaluate):
     text = f"(float[2,4] i) => (float[2,4] x, float[2,4] y) {{ x = Relu(i) {PAIR} y = Neg(a) }}"
     state = check_function(evaluate, build(text, **ONE), i=normal(2, 4))
-    assert records(state) == {"a": RECORD}
+    assert records(state) == {"a": BEHIND_RELU}
 
 
 def test_integers_that_are_read_too_stay(build, evaluate):

@@ -181,3 +181,36 @@ def test_a_shared_weight_is_stored_for_each_reader(build):
     assert executed(model).count("QGemm") == 2
     expected = x @ weight @ weight
     assert 10 * np.log10((expected**2).sum() / ((expected - after) ** 2).sum()) > 30
+
+
+def test_a_product_of_matrices_in_front_of_a_sum_stays_an_integer_kernel(build):
+    """onnxruntime makes a Gemm of floats of MatMul and Add before it looks for integers."""
+    model = build(
+        """(float[N,4] x) => (float[N,4] y) {
+            a = MatMul(x, w)
+            y = Add(a, x)
+        }""",
+        w=normal(4, 4),
+    )
+    expected = run(open_session(model), {"x": normal(9, 4)})["y"]
+    lowered(model, normal(9, 4))
+    assert "QGemm" in executed(model) and "MatMul" not in operators(model)
+    after = run(open_session(model), {"x": normal(9, 4)})["y"]
+    assert 10 * np.log10((expected**2).sum() / ((expected - after) ** 2).sum()) > 30
+
+
+def test_two_quantizers_with_a_relu_between_them_stay_two(build):
+    """onnxruntime drops the Relu in front of an unsigned quantizer, then the first of two pairs in a row."""
+    text = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
+        a = Conv(x, v)
+        r = Relu(a)
+        c = Conv(r, w)
+        y = Add(a, c)
+    }"""
+    model = build(text, v=normal(4, 4, 1, 1), w=normal(4, 4, 1, 1, seed=1))
+    x = normal(8, 4, 8, 8)
+    state = lowered(model, x, records={"a": Quantizer(np.asarray(0.05, F32), -20, 20)})
+    as_written = run(open_session(model, optimize=False), {"x": x})["y"]
+    assert np.abs(run(open_session(model), {"x": x})["y"] - as_written).max() < 0.2
+    assert executed(model).count("QLinearConv") == 2
+    assert not state.quantizers.keys() & {value for node in model.graph for value in node.outputs}

@@ -111,3 +111,25 @@ def test_a_second_run_changes_nothing(build):
     state.facts.add(Fact.WEIGHTS_QUANTIZED)
     Pipeline([StoreWeights()]).run(state)
     assert [node.name for node in model.graph] == before and not state.records[-1].changed
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_quantizers_of_activations_are_written_back(build, bits):
+    """Between float convolutions, where onnxruntime would quantize weights by itself without the Sums."""
+    text = "(float[N,4,8,8] x) => (float[N,4,8,8] y) { a = Conv(x, v) \n b = Relu(a) \n y = Conv(b, w) }"
+    model = build(text, v=normal(4, 4, 1, 1), w=normal(4, 4, 1, 1, seed=1))
+    record = Quantizer(np.asarray(1.0 / 2**bits, F32), 0, 2**bits - 1)
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    state.quantizers[model.graph[1].outputs[0]] = record
+    Pipeline([QuantizeWeights(), StoreWeights(), RemoveDead()]).run(state)
+    types_of = [node.op_type for node in model.graph]
+    at = types_of.index("QuantizeLinear")
+    assert types_of[at - 2 : at + 3] == ["Relu", "Sum", "QuantizeLinear", "DequantizeLinear", "Sum"]
+    x = normal(2, 4, 8, 8)
+    before = run(open_session(model, outputs=["b", "b.after"], optimize=False), {"x": x})
+    np.testing.assert_array_equal(before["b.after"], record.quantize(before["b"]))
+    as_written = run(open_session(model, optimize=False), {"x": x})["y"]
+    np.testing.assert_allclose(
+        run(open_session(model), {"x": x})["y"], as_written, atol=2.0 ** (1 - bits) * 4
+    )
+    assert all(value.is_initializer() for value in state.quantizers)
