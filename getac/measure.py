@@ -37,6 +37,7 @@ __all__ = ["layer_bits", "measure"]
 
 FLOAT_BITS = 32
 INTEGER_BITS = 8
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def measure(
@@ -142,20 +143,12 @@ def is_standard_layer(node: ir.Node) -> bool:
 def uncounted(node: ir.Node) -> LayerCost:
     """What its weight says of a layer whose shapes are unknown."""
     weight = node.inputs[1]
-    if weight is None or weight.const_value is None:
-        return LayerCost(node.name or "", node.op_type, 0, 0, 0, parameter_count(node))
-    shape, groups = weight.const_value.shape.numpy(), node.attributes.get_int("group", 1)
-    out = output_dimension(node) % len(shape)
-    into = {"Conv": 1, "ConvTranspose": 0}.get(node.op_type, max(out - 1, 0) if len(shape) > 2 else 1 - out)
-    scale_in, scale_out = (1, groups) if node.op_type == "ConvTranspose" else (groups, 1)
-    return LayerCost(
-        node.name or "",
-        node.op_type,
-        shape[into] * scale_in,
-        shape[out] * scale_out,
-        0,
-        parameter_count(node),
-    )
+    into, out = 0, 0
+    if weight is not None and weight.const_value is not None and len(weight.const_value.shape) > 1:
+        shape, groups = weight.const_value.shape.numpy(), node.attributes.get_int("group", 1)
+        row, column = (shape[0], shape[1]) if node.op_type in CONVOLUTIONS else shape[-2:]
+        into, out = (row, column * groups) if output_dimension(node) else (column * groups, row)
+    return LayerCost(node.name or "", node.op_type, into, out, 0, parameter_count(node))
 
 
 def bops(cost: LayerCost, weight_bits: int, activation_bits: int) -> int:

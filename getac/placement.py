@@ -240,7 +240,7 @@ def is_absorbed(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Valu
         return True  # it will be calibrated behind the clipping
     low, high = clipping_bounds(node)
     step = float(record.step)
-    tolerance = 1e-6 * step * max(abs(record.low), abs(record.high))
+    tolerance = 0.501 * step  # a bound is rounded like any number: to an integer at most half a step away
     return step * record.low >= low - tolerance and step * record.high <= high + tolerance
 
 

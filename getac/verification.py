@@ -99,7 +99,17 @@ def verify(models: Models, batches: Sequence[Batch], *, generated: bool) -> Veri
         failures=(),
         departure=None,
     )
+    if not generated and is_zero(batches):
+        names = ", ".join(batches[0])
+        failure = f"calibration: the data is zero in all of {names}: it says nothing of ranges or differences"
+        return replace(found, failures=(failure,), departure=Departure(next(iter(batches[0])), 0.0))
     return judged(found, models, batches[0])
+
+
+def is_zero(batches: Sequence[Batch]) -> bool:
+    """Whether there are inputs, and nothing but zeros in them."""
+    arrays = [array for batch in batches for array in batch.values()]
+    return bool(arrays) and all(array.dtype.kind in "fiub" and not array.any() for array in arrays)
 
 
 def outputs_of(model: ir.Model, batches: Sequence[Batch], optimize: bool = True) -> list[dict[str, Any]]:

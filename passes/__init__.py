@@ -12,6 +12,7 @@ from getac.passes.infer_axes import InferAxes
 from getac.passes.infer_shapes import InferShapes
 from getac.passes.lower_integers import LowerIntegers
 from getac.passes.matmul_to_gemm import MatMulToGemm
+from getac.passes.name_squeezed import NameSqueezed
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.slice_units import SliceUnits
@@ -30,6 +31,7 @@ __all__ = [
     "InferShapes",
     "LowerIntegers",
     "MatMulToGemm",
+    "NameSqueezed",
     "Pass",
     "Pipeline",
     "Progress",
@@ -57,6 +59,7 @@ def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
         SplitSequences(),  # before constants are folded, so that what follows a split may fold
         FoldConstants(),  # layers whose weights an exporter transposes, or whose bias it makes up
         InferShapes(),
+        NameSqueezed(),
         MatMulToGemm(),
         FoldBatchNorm(),  # before the axes: a dead channel shows in the folded weight
         RemoveDead(),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from getac.errors import CalibrationError, OptionError
 from getac.kernels.ranges import METHODS, range_estimator
-from getac.pipeline import Fact, State
+from getac.pipeline import Fact, Refusal, State
 from getac.placement import place
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
@@ -91,4 +91,7 @@ class Calibrate:
                     found=f"{estimator.skipped} values that are NaN or infinite",
                     hint="check the model on this data; layers behind such a value cannot run on integers",
                 )
+            if estimator.range() == (0.0, 0.0):
+                reason = "it is zero on all of the calibration data, so that its range is unknown"
+                state.refuse(self.name, Refusal(name, reason, "give data that reaches it"))
         return {value: Quantizer.ranged(*estimators[str(value.name)].range(), self.bits) for value in values}

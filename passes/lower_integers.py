@@ -46,11 +46,9 @@ class LowerIntegers:
             quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep)
         for node in placement.absorbed:
             absorb(node)
-        for node in placement.why_not:
-            if reads_integers(node):
-                barrier(node, 0)
         for node in list(graph):
-            if node.op_type == "QuantizeLinear" and is_requantized(node):
+            is_float_layer = node in placement.why_not and reads_integers(node)
+            if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
                 barrier(node, 0)
 
 
@@ -93,6 +91,8 @@ def is_requantized(node: ir.Node) -> bool:
 
     onnxruntime makes one pair of the two, with the scale of the second: the rounding of the first is lost.
     """
+    if node.op_type != "QuantizeLinear":
+        return False
     x = node.inputs[0]
     producer = x.producer() if x is not None else None
     while producer is not None and producer.op_type in (*CLIPPING, *SAME_SCALE):
@@ -102,6 +102,13 @@ def is_requantized(node: ir.Node) -> bool:
         return False
     pairs = zip(producer.inputs[1:], node.inputs[1:], strict=True)
     return not all(np.array_equal(array_of(one), array_of(other)) for one, other in pairs)
+
+
+def is_transposed_gemm(node: ir.Node) -> bool:
+    """Whether a Transpose follows an integer Gemm: onnxruntime makes one Gemm of floats of the two."""
+    x = node.inputs[0] if node.op_type == "Transpose" else None
+    producer = x.producer() if x is not None else None
+    return producer is not None and producer.op_type == "Gemm" and reads_integers(producer)
 
 
 def absorb(node: ir.Node) -> None:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import getac
+from getac.measure import uncounted
 
 F32 = np.float32
 
@@ -104,3 +105,22 @@ def test_constants_folded_into_a_matrix_product_keep_its_integer_kernel(build):
     rows = lowered(model, normal(32, 8))
     assert [row.kernel for row in rows.values()] == ["integer (QGemm)"] * 2
     assert [row.channels_in for row in rows.values()] == [8, 4]
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "channels"),
+    [
+        ("Conv<group=2>", (6, 2, 1, 1), (4, 6)),
+        ("ConvTranspose<group=2>", (4, 3, 1, 1), (4, 6)),
+        ("MatMul", (8, 5), (8, 5)),
+        ("MatMul", (3, 8, 5), (8, 5)),
+        ("MatMul", (8,), (0, 0)),
+        ("Gemm<transB=1>", (5, 8), (8, 5)),
+        ("Gemm", (8, 5), (8, 5)),
+    ],
+)
+def test_a_weight_tells_the_channels_where_shapes_are_unknown(build, operator, shape, channels):
+    model = build(f"(float[A,B] x) => (float[C,D] y) {{ y = {operator}(x, w) }}", w=normal(*shape))
+    found = uncounted(model.graph[0])
+    assert (found.channels_in, found.channels_out) == channels
+    assert (found.macs, found.parameters) == (0, np.prod(shape))

@@ -147,3 +147,14 @@ def test_a_scalar_input_is_one_sample(build):
         Models(*[model] * 5, quantized=False, keep=dict), [{"x": np.array(3, F32)}], generated=True
     )
     assert found.passed and found.samples == 1
+
+
+def test_data_that_is_zero_verifies_nothing(build):
+    models = Models(*[net(build)] * 5, quantized=False, keep=dict)
+    zeros = [{"x": np.zeros((3, 4), F32)}]
+    found = verify(models, zeros, generated=False)
+    assert found.failures == (
+        "calibration: the data is zero in all of x: it says nothing of ranges or differences",
+    )
+    assert verify(models, zeros, generated=True).passed
+    assert verify(models, [*zeros, {"x": np.ones((3, 4), F32)}], generated=False).passed

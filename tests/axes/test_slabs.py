@@ -217,9 +217,9 @@ def test_constants_go_into_the_bias_that_is_there() -> None:
     assert [node.op_type for node in state.model.graph] == ["Conv", "Relu", "Conv"]
 
 
-def test_a_matmul_gets_an_addition() -> None:
+def test_a_matmul_of_rank_two_becomes_a_gemm_with_a_bias() -> None:
     state = shrunk(CASES["matmul"].model())
-    assert [node.op_type for node in state.model.graph] == ["Gemm", "Sigmoid", "MatMul", "Add"]
+    assert [node.op_type for node in state.model.graph] == ["Gemm", "Sigmoid", "Gemm"]
 
 
 def test_alignment_keeps_dead_units() -> None:

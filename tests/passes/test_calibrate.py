@@ -132,3 +132,12 @@ def test_a_scalar_input_first(build):
     arrays = [{"low": np.asarray(-1, F32), "x": normal(5, 4)} for _ in range(3)]
     calibrated(model, arrays, progress=lambda done, samples: seen.append((done, samples)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_activation_that_is_always_zero_is_listed(model):
+    data = CalibrationData.open({"x": np.zeros((8, 4), F32)}, signature_of(model))
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED}, calibration=data)
+    Pipeline([Calibrate()]).run(state)
+    listed = state.refusals["calibrate"]
+    assert {refusal.where for refusal in listed} == {"x", "b"}
+    assert "zero on all of the calibration data" in listed[0].reason

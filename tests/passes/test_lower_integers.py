@@ -214,3 +214,30 @@ def test_two_quantizers_with_a_relu_between_them_stay_two(build):
     assert np.abs(run(open_session(model), {"x": x})["y"] - as_written).max() < 0.2
     assert executed(model).count("QLinearConv") == 2
     assert not state.quantizers.keys() & {value for node in model.graph for value in node.outputs}
+
+
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
+def test_a_product_in_front_of_a_transposition_stays_an_integer_kernel(build, operator):
+    """onnxruntime turns the factors round instead, before it looks for integers."""
+    text = f"(float[N,4] x) => (float[3,N] y) {{ a = {operator}(x, w) \n y = Transpose<perm=[1,0]>(a) }}"
+    model = build(text, w=normal(4, 3))
+    lowered(model, normal(9, 4))
+    assert "QGemm" in executed(model) and "Gemm" not in executed(model)
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-0.3, 0.17), (0.0, 6.0)])
+def test_a_clip_is_absorbed_by_the_quantizer_calibrated_behind_it(build, bounds):
+    """The lattice has a point at zero, so its ends are up to half a step away from the bounds."""
+    model = build(
+        CONV.replace("Relu(a)", "Clip(a, least, greatest)"),
+        w=normal(6, 4, 3, 3),
+        b=normal(6, seed=1),
+        least=F32(bounds[0]),
+        greatest=F32(bounds[1]),
+    )
+    x = normal(8, 4, 8, 8)
+    before = run(open_session(model), {"x": x})["y"]
+    lowered(model, x)
+    assert "Clip" not in operators(model) and "QLinearConv" in executed(model)
+    after = run(open_session(model), {"x": x})["y"]
+    assert 10 * np.log10((before**2).sum() / ((before - after) ** 2).sum()) > 25
