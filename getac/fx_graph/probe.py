@@ -28,14 +28,14 @@ class Probe:
 
     @classmethod
     def of(cls, graph: fx.Graph) -> Probe:
-        """Chooses primes that divide no static size of the graph."""
+        """Chooses primes that divide no static size of a computed value."""
         expressions: dict[Any, None] = {}  # few, however many sizes there are
         static = {1}
         for size in all_sizes(graph):
-            if isinstance(size, torch.SymInt):
-                expressions[size.node.expr] = None
-            else:
+            if type(size) is int:
                 static.add(size)
+            elif isinstance(size, torch.SymInt):
+                expressions[size.node.expr] = None
         symbols = [
             symbol for one in expressions for symbol in sorted(one.free_symbols, key=attrgetter("name"))
         ]
@@ -68,12 +68,15 @@ class Probe:
     def sizes(self, value: Any) -> tuple[int, ...] | None:
         """The sizes of a tensor, () for a number, None for anything else."""
         if isinstance(value, torch.Tensor):
-            return tuple(self.size(size) for size in value.shape)
+            return tuple([size if type(size) is int else self.size(size) for size in value.shape])
         return () if isinstance(value, int | float | torch.SymInt | torch.SymFloat) else None
 
 
 def all_sizes(graph: fx.Graph) -> Iterator[int | torch.SymInt]:
+    """The sizes of inputs and results; a batch can only be mistaken for what it is computed with."""
     for node in graph.nodes:
+        if node.op == "get_attr":
+            continue
         values = node.meta.get("val")
         for value in values if isinstance(values, list | tuple) else (values,):
             if isinstance(value, torch.Tensor):

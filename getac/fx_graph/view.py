@@ -95,7 +95,7 @@ class FxView:
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self.probe = Probe.of(module.graph)
-        self._attributes: dict[str, Any] = {"": module}
+        self._owners: dict[str, torch.nn.Module] = {"": module}
         self._names: dict[int, str] = {}  # tensor identity -> the first attribute that it is read by
         self._values: dict[fx.Node, Hashable] = {}
         self._sizes: dict[Hashable, tuple[int, ...] | None] = {}
@@ -104,6 +104,7 @@ class FxView:
         self.inputs: list[Hashable] = []
         self.outputs: list[Hashable] = []
         self._stored: dict[Stored, torch.Tensor] = {}
+        self._floats: set[Hashable] = set()
         for node in module.graph.nodes:
             self._add(node)
         self.parameters: Sequence[Hashable] = list(self._stored)
@@ -136,20 +137,32 @@ class FxView:
         return value
 
     def _add_stored(self, node: fx.Node) -> None:
-        tensor = self._attribute(str(node.target))
+        path = str(node.target)
+        tensor = self._attribute(path)
         if not isinstance(tensor, torch.Tensor):
             return  # the training flag
-        stored = Stored(self._names.setdefault(id(tensor), str(node.target)))
+        stored = Stored(self._names.setdefault(id(tensor), path))
         self._stored[stored] = tensor
+        if tensor.is_floating_point():
+            self._floats.add(stored)
         self._values[node] = stored
         self._sizes[stored] = tuple(tensor.shape)
 
     def _attribute(self, path: str) -> Any:
-        """The attribute that a dotted name stands for; torch is slow to look one up, so it is asked once."""
-        if path not in self._attributes:
-            owner, _, name = path.rpartition(".")
-            self._attributes[path] = getattr(self._attribute(owner), name)
-        return self._attributes[path]
+        """The attribute that a dotted name stands for; torch is slow to look up owners: once each."""
+        owner, _, name = path.rpartition(".")
+        module = self._owner(owner)
+        for stored in (module._parameters, module._buffers):
+            if name in stored:
+                return stored[name]
+        return getattr(module, name)
+
+    def _owner(self, path: str) -> torch.nn.Module:
+        found = self._owners.get(path)
+        if found is None:
+            parent, _, name = path.rpartition(".")
+            found = self._owners[path] = self._owner(parent).get_submodule(name)
+        return found
 
     def _add_result(self, node: fx.Node) -> None:
         source, position = node.args
@@ -208,7 +221,7 @@ class FxView:
         return self._stored[parameter]
 
     def is_float(self, value: Hashable) -> bool:
-        return value in self._stored and self._stored[value].is_floating_point()
+        return value in self._floats
 
     def small_constant(self, value: Hashable) -> Array | None:
         """The numbers of a small buffer; a parameter may change in training and is no constant."""
