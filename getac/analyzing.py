@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from getac.axes.analysis import Analysis, analyze_view
-from getac.axes.wishes import Wishes
+from getac.axes.wishes import Wishes, check_globs
 from getac.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -36,20 +36,23 @@ def analyze(
 
     Args:
         model: A path or model of ONNX, or a PyTorch module.
-        example_inputs: Positional inputs of a module; the first dimension of each tensor is the batch.
+        example_inputs: Positional inputs of a module; the first dimension of each tensor is the batch, of
+            two samples or more.
         example_kwargs: Keyword inputs of a module.
         keep: Globs on parameter names: no unit of these parameters is removed.
         prune: Globs on parameter names: axes of these that are frozen only because statistics are taken
             over them (layer norms, means) are opened. Masked then differs from sliced, with a warning.
 
     Raises:
-        BadInputError: The model cannot be read or captured.
+        BadInputError: The model cannot be read or captured, or a glob matches no parameter.
     """
     wishes = Wishes(tuple(keep), tuple(prune))
     if isinstance(model, str | os.PathLike | onnx.ModelProto | ir.Model):
         analysis = analyze_onnx(model, wishes)
     else:
         analysis = analyze_module(model, example_inputs, example_kwargs, wishes)
+    check_globs(analysis, "keep", keep)
+    check_globs(analysis, "prune", prune)
     if analysis.opened:
         names = ", ".join(f"{one.name} ({one.size} {one.role})" for one in analysis.opened)
         warnings.warn(

@@ -9,12 +9,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from getac.axes.analysis import Analysis
-from getac.axes.wishes import Wishes
+from getac.axes.wishes import Wishes, check_globs
 from getac.calibration import CalibrationData
 from getac.choice import Choice
 from getac.masking import masked_copy
 from getac.measure import layer_bits
-from getac.notes import check_globs, run_notes
+from getac.notes import run_notes
 from getac.onnx_graph.support import check_declared_outputs
 from getac.options import Options
 from getac.passes import State, analysis_passes, integer_passes, pruning_passes, weight_only_passes

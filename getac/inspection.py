@@ -14,9 +14,8 @@ import onnx_ir as ir
 
 from getac.axes.analysis import FrozenAxis, Member, PruningClass
 from getac.axes.costs import ClassCost, class_costs, layer_macs
-from getac.axes.wishes import Wishes
+from getac.axes.wishes import Wishes, check_globs
 from getac.network import network_of
-from getac.notes import check_globs
 from getac.onnx_graph.read import load
 from getac.passes import Pipeline, Refusal, State, analysis_passes
 from getac.plan import quantizer_entry

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from getac.alignment import unit_multiples
 from getac.axes.analysis import Analysis
 from getac.choice import Choice
-from getac.errors import OptionError
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.options import Options
 from getac.pipeline import State
 
-__all__ = ["check_globs", "run_notes"]
+__all__ = ["run_notes"]
 
 FAR = 0.05  # of the sparsity that was asked for
-SHOWN_NAMES = 5
-
-
-def check_globs(analysis: Analysis, option: str, globs: Sequence[str]) -> None:
-    """Raises OptionError for a glob on parameter names that matches none of them."""
-    names = sorted(analysis.view.name_of(value) for value in analysis.parameters)
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in names):
-            more = ["..."] if len(names) > SHOWN_NAMES else []
-            raise OptionError(
-                f"a glob of {option} matches no parameter",
-                required="a name, or a pattern such as 'layer4.*'",
-                found=f"{glob!r}; the parameters are {', '.join([*names[:SHOWN_NAMES], *more])}",
-                hint="getac inspect --json lists the parameters, as they are once constants are folded",
-            )
 
 
 def run_notes(

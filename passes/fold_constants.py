@@ -90,7 +90,7 @@ class Known:
         weight = node.inputs[0] if node.inputs else None
         if sizes is None or (math.prod(sizes) > MOST_ENTRIES and node.op_type != "Transpose"):
             return None
-        if weight in state.quantizers and node.op_type != "Transpose":
+        if node.op_type != "Transpose" and any(value in state.quantizers for value in node.inputs):
             return "a quantized tensor is rearranged when the graph runs"
         if node.op_type == "Transpose" and weight is not None and len(weight.uses()) > 1:
             return "the tensor that is transposed has other readers, and would be stored twice"
@@ -135,10 +135,31 @@ def transposed(record: Quantizer, node: ir.Node) -> Quantizer:
 
 
 def replace(node: ir.Node, result: Array) -> ir.Value:
-    """Stores a node's result under its name; the node itself is dead then."""
+    """Stores a node's result in its place.
+
+    A tensor that nobody else reads keeps its name: people know their parameters by it.
+    """
     graph, output = node.graph, node.outputs[0]
     assert isinstance(graph, ir.Graph)
-    stored = add_initializer(graph, f"{output.name}.folded", result)
-    for user, index in list(output.uses()):
+    sources = [value for value in node.inputs if value is not None and is_stored_float(value)]
+    users = list(output.uses())
+    if not output.is_graph_output():
+        for user, index in users:
+            user.replace_input_with(index, None)
+        graph.remove(node, safe=True)
+    stored = add_initializer(graph, free_name(graph, sources) or f"{output.name}.folded", result)
+    for user, index in users:
         user.replace_input_with(index, stored)
     return stored
+
+
+def is_stored_float(value: ir.Value) -> bool:
+    return is_stored(value) and value.dtype is not None and value.dtype.is_floating_point()
+
+
+def free_name(graph: ir.Graph, sources: list[ir.Value]) -> str | None:
+    """The name of the one stored tensor that a result was made of, once nothing else reads it."""
+    if len(sources) != 1 or sources[0].uses() or sources[0].is_graph_output():
+        return None
+    graph.initializers.pop(str(sources[0].name))
+    return sources[0].name

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-__all__ = ["NO_WISHES", "Wishes"]
+from getac.errors import OptionError
+
+if TYPE_CHECKING:
+    from getac.axes.analysis import Analysis
+
+__all__ = ["NO_WISHES", "Wishes", "check_globs"]
+
+SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -30,3 +38,17 @@ class Wishes:
 
 
 NO_WISHES = Wishes()
+
+
+def check_globs(analysis: Analysis, option: str, globs: Sequence[str]) -> None:
+    """Raises OptionError for a glob on parameter names that matches none of them."""
+    names = sorted(analysis.view.name_of(value) for value in analysis.parameters)
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            more = ["..."] if len(names) > SHOWN_NAMES else []
+            raise OptionError(
+                f"a glob of {option} matches no parameter",
+                required="a name, or a pattern such as 'layer4.*'",
+                found=f"{glob!r}; the parameters are {', '.join([*names[:SHOWN_NAMES], *more])}",
+                hint="getac inspect --json lists the parameters, as they are once constants are folded",
+            )

@@ -34,7 +34,8 @@ def capture(
 
     Args:
         args: Example inputs; the first dimension of every tensor is taken for the batch.
-        dynamic_batch: Whether the batch size is left open.
+        dynamic_batch: Whether the batch size is left open. It needs an example of two or more: torch.export
+            takes a size of 1 for a constant, and the captured module then runs with batches of 1 alone.
 
     Raises:
         UnsupportedModelError: The model cannot be captured (it branches on data, say).

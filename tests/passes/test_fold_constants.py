@@ -1,0 +1,114 @@
+"""fold-constants: float branches of stored tensors become stored tensors, under names that people know."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from getac.passes import FoldConstants, FoldQuantizers, InferShapes, Pipeline, State
+from getac.runtime import open_session, run
+
+F32 = np.float32
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(F32)
+
+
+def folded(model) -> State:
+    state = State(model)
+    Pipeline([FoldQuantizers(), InferShapes(), FoldConstants()]).run(state)
+    return state
+
+
+def same_function(build, text: str, x: np.ndarray, **tensors: np.ndarray) -> State:
+    expected = run(open_session(build(text, **tensors)), {"x": x})
+    state = folded(build(text, **tensors))
+    found = run(open_session(state.model), {"x": x})
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-6)
+    return state
+
+
+def operators(state: State) -> list[str]:
+    return [node.op_type for node in state.model.graph]
+
+
+def test_a_transposed_weight_keeps_its_name(build) -> None:
+    text = "(float[N,4] x) => (float[N,6] y) { t = Transpose(w)  y = MatMul(x, t) }"
+    w = normal(6, 4)
+    state = same_function(build, text, normal(3, 4), w=w)
+    assert operators(state) == ["MatMul"]
+    np.testing.assert_array_equal(state.model.graph.initializers["w"].const_value.numpy(), w.T)
+
+
+def test_a_bias_that_an_exporter_makes_up(build) -> None:
+    text = """(float[N,3,5,5] x) => (float[N,4,3,3] y) {
+        z = CastLike(zero, x)  s = Shape(w)  c = Slice(s, a, b)  e = Expand(z, c)  y = Conv(x, w, e)
+    }"""
+    tensors = {"w": normal(4, 3, 3, 3), "zero": np.array(0.5), "a": np.array([0]), "b": np.array([1])}
+    state = same_function(build, text, normal(2, 3, 5, 5), **tensors)
+    assert "Expand" not in operators(state) and "CastLike" not in operators(state)
+    bias = next(node for node in state.model.graph if node.op_type == "Conv").inputs[2]
+    np.testing.assert_array_equal(bias.const_value.numpy(), np.full(4, 0.5, F32))
+
+
+def test_a_scale_that_is_computed_from_a_size_keeps_its_trained_value(build) -> None:
+    text = """(float[N,8] x) => (float[N,8] y) {
+        s = Shape<start=1>(x)  f = Cast<to=1>(s)  r = Sqrt(f)  y = Div(x, r)
+    }"""
+    state = same_function(build, text, normal(2, 8))
+    divisor = next(node for node in state.model.graph if node.op_type == "Div").inputs[1]
+    assert divisor.const_value.numpy() == pytest.approx(np.sqrt(8))
+
+
+def test_a_record_goes_with_a_transposition(build) -> None:
+    text = """(float[N,4] x) => (float[N,6] y) {
+        d = DequantizeLinear<axis=0>(q, s, z)  t = Transpose(d)  y = MatMul(x, t)
+    }"""
+    q = np.random.default_rng(0).integers(-127, 128, (6, 4)).astype(np.int8)
+    steps = np.linspace(0.01, 0.06, 6).astype(F32)
+    state = same_function(build, text, normal(3, 4), q=q, s=steps, z=np.zeros(6, np.int8))
+    ((value, record),) = state.quantizers.items() - {
+        item for item in state.quantizers.items() if not item[0].uses()
+    }
+    assert value.const_value.shape == (4, 6)
+    assert record.axis == 1
+    np.testing.assert_array_equal(record.step, steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "(float[N,4] x) => (float[N,6] y, float[6,4] o)"
+            " { t = Transpose(w)  y = MatMul(x, t)  o = Relu(w) }",
+            "has other readers",
+        ),
+        (
+            "(float[N,6] x) => (float[N,4] y)"
+            " { d = DequantizeLinear(q, s, z)  m = Mul(w, d)  y = MatMul(x, m) }",
+            "a quantized tensor is rearranged",
+        ),
+    ],
+)
+def test_refuses(build, text: str, reason: str) -> None:
+    tensors = {"w": normal(6, 4)}
+    if "q" in text.split("Dequant")[-1]:
+        tensors |= {"q": np.ones((6, 4), np.int8), "s": np.array(0.1, F32), "z": np.array(0, np.int8)}
+    state = folded(build(text, **tensors))
+    (refusal,) = state.refusals["fold-constants"]
+    assert reason in refusal.reason
+
+
+def test_integers_are_left_alone(build) -> None:
+    text = "(float[N,4] x) => (float[M,2] y) { s = Add(a, b)  y = Reshape(x, s) }"
+    state = folded(build(text, a=np.array([-1, 1]), b=np.array([0, 1])))
+    assert operators(state) == ["Add", "Reshape"]
+
+
+def test_a_second_run_changes_nothing(build) -> None:
+    text = "(float[N,4] x) => (float[N,6] y) { t = Transpose(w)  y = MatMul(x, t) }"
+    state = folded(build(text, w=normal(6, 4)))
+    Pipeline([InferShapes(), FoldConstants()]).run(state)
+    assert not state.records[-1].changed
