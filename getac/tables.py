@@ -65,6 +65,8 @@ def totals_table(report: Report) -> Table:
 
 def notes(report: Report) -> Iterator[Text]:
     yield Text(f"removed {report.units_removed} of {report.units} units ({report.sparsity:.0%})")
+    integer = sum(row.kernel.startswith("integer") for row in report.layers)
+    yield Text(f"{integer} of {len(report.layers)} layers run as integer kernels")
     for note in report.notes:
         yield Text(note, style="yellow")
     if not report.calibrated:

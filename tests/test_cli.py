@@ -54,7 +54,14 @@ def test_lower_writes_everything_and_prints_the_report(getac, files):
     assert [len(one["kept"]) for one in plan["classes"]] == [
         row["channels_out"] for row in report["layers"][:2]
     ]
-    for text in ("gemm_2", "integer (QGemm)", "48 -> ", "latency, 1 thread", "removed 40 of 80 units (50%)"):
+    for text in (
+        "gemm_2",
+        "integer (QGemm)",
+        "48 -> ",
+        "latency, 1 thread",
+        "removed 40 of 80 units (50%)",
+        "3 of 3 layers run",
+    ):
         assert text in out
     assert "sliced = reference on gemm_4" in out and "(calibration data)" in out
     assert "verified and written to" in out and "same top-1" in out
