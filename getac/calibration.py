@@ -6,21 +6,19 @@ the zip file (compressed or not), a folder one file at a time, and the source ca
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from getac.errors import CalibrationError
+from getac.npz import NPZ_HINT, Header, MemoryArrays, NpzArchive
 
 __all__ = ["Batch", "CalibrationData", "InputSpec", "Source", "generate_inputs"]
 
@@ -29,9 +27,6 @@ Batch = dict[str, Array]
 Source = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 _MOST_ROWS = 64  # of a batch whose size is searched for
-_NPZ_HINT = 'save the samples with np.savez("calibration.npz", INPUT=array, ...), one array per model input'
-_BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
-_BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -52,93 +47,7 @@ class InputSpec:
         return f"{self.name}: {self.dtype}[{dims}]"
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What is known about an array before its data is read."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool = False
-
-
-@dataclass(frozen=True)
-class _Memory:
-    """Arrays in memory, sliced on demand."""
-
-    where: str
-    arrays: Batch
-
-    def headers(self) -> dict[str, _Header]:
-        return {name: _Header(array.dtype, array.shape) for name, array in self.arrays.items()}
-
-    def rows(self, name: str, count: int) -> Iterator[Array]:
-        array = self.arrays[name]
-        if array.ndim == 0:
-            yield array
-            return
-        for start in range(0, len(array), count):
-            yield array[start : start + count]
-
-
-@dataclass(frozen=True)
-class _Archive:
-    """An .npz file, of which a few rows at a time are in memory."""
-
-    path: Path
-
-    @property
-    def where(self) -> str:
-        return str(self.path)
-
-    def headers(self) -> dict[str, _Header]:
-        headers = {}
-        with self._guard(), zipfile.ZipFile(self.path) as archive:
-            for info in archive.infolist():
-                with archive.open(info) as file:
-                    header = _read_header(file)
-                    stored = info.file_size - file.tell()
-                if header.dtype.hasobject or stored != math.prod(header.shape) * header.dtype.itemsize:
-                    raise _bad_array(self.where, info.filename, header)
-                headers[info.filename.removesuffix(".npy")] = header
-        return headers
-
-    def rows(self, name: str, count: int) -> Iterator[Array]:
-        with self._guard(), self._open(name) as file:
-            header = _read_header(file)
-            if header.fortran or not header.shape:
-                # A transposed array has its rows scattered over the whole file.
-                order = header.shape[::-1] if header.fortran else header.shape
-                whole = np.frombuffer(file.read(), header.dtype).reshape(order)
-                yield from _Memory(self.where, {name: whole.T if header.fortran else whole}).rows(name, count)
-                return
-            total, *row = header.shape
-            size = math.prod(row) * header.dtype.itemsize
-            for start in range(0, total, count):
-                taken = min(count, total - start)
-                yield np.frombuffer(file.read(taken * size), header.dtype).reshape(taken, *row)
-
-    @contextlib.contextmanager
-    def _open(self, name: str) -> Iterator[IO[bytes]]:
-        with zipfile.ZipFile(self.path) as archive:
-            member = f"{name}.npy" if f"{name}.npy" in archive.namelist() else name
-            with archive.open(member) as file:
-                yield file
-
-    @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except _BROKEN as error:
-            raise CalibrationError(
-                "the calibration data cannot be read",
-                where=self.where,
-                required="an .npz file of plain arrays",
-                found=str(error) or type(error).__name__,
-                hint=_NPZ_HINT,
-            ) from error
-
-
-_Part = _Memory | _Archive
+_Part = MemoryArrays | NpzArchive
 
 
 @dataclass(frozen=True)
@@ -329,12 +238,12 @@ def _parts(source: Source) -> tuple[_Part, ...]:
     if not parts:
         where = str(source) if isinstance(source, str | os.PathLike) else None
         raise CalibrationError(
-            "there is no calibration data", where=where, required="at least one .npz or batch", hint=_NPZ_HINT
+            "there is no calibration data", where=where, required="at least one .npz or batch", hint=NPZ_HINT
         )
     return parts
 
 
-def _memory(where: str, batch: object) -> _Memory:
+def _memory(where: str, batch: object) -> MemoryArrays:
     if not isinstance(batch, Mapping):
         raise CalibrationError(
             "the calibration data does not name its arrays",
@@ -342,44 +251,21 @@ def _memory(where: str, batch: object) -> _Memory:
             required="a mapping from input names to arrays",
             found=type(batch).__name__,
         )
-    return _Memory(where, {str(name): np.asarray(array) for name, array in batch.items()})
+    return MemoryArrays(where, {str(name): np.asarray(array) for name, array in batch.items()})
 
 
 def _files(path: Path) -> tuple[_Part, ...]:
     if path.is_dir():
-        return tuple(_Archive(file) for file in sorted(path.glob("*.npz")))
+        return tuple(NpzArchive(file) for file in sorted(path.glob("*.npz")))
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise CalibrationError(
             "the calibration data is not an .npz file",
             where=str(path),
             required="an .npz file, or a folder of .npz files",
             found="a file of another format" if path.is_file() else "no such file",
-            hint=_NPZ_HINT,
+            hint=NPZ_HINT,
         )
-    return (_Archive(path),)
-
-
-def _read_header(file: IO[bytes]) -> _Header:
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"array format {version[0]}.{version[1]} (structured arrays) is not supported")
-    try:
-        shape, fortran, dtype = readers[version](file)
-    except _BAD_HEADER as error:  # numpy parses the header as a Python literal, and passes on what fails
-        raise ValueError(f"an array's header cannot be parsed: {error}") from error
-    return _Header(dtype, shape, fortran)
-
-
-def _bad_array(where: str, name: str, header: _Header) -> CalibrationError:
-    found = "pickled Python objects" if header.dtype.hasobject else "less or more data than its header says"
-    return CalibrationError(
-        "the calibration data cannot be read",
-        where=f"{where}: {name}",
-        required="plain numeric arrays",
-        found=found,
-        hint=_NPZ_HINT,
-    )
+    return (NpzArchive(path),)
 
 
 def _rows_per_batch(signature: Sequence[InputSpec], batch_size: int) -> dict[str, int] | None:
@@ -392,7 +278,7 @@ def _rows_per_batch(signature: Sequence[InputSpec], batch_size: int) -> dict[str
     return dict.fromkeys((spec.name for spec in signature), batch_size)
 
 
-def _check_names(where: str, headers: Mapping[str, _Header], signature: Sequence[InputSpec]) -> None:
+def _check_names(where: str, headers: Mapping[str, Header], signature: Sequence[InputSpec]) -> None:
     names = [spec.name for spec in signature]
     missing = [name for name in names if name not in headers]
     extra = [name for name in headers if name not in names]
@@ -409,7 +295,7 @@ def _check_names(where: str, headers: Mapping[str, _Header], signature: Sequence
     )
 
 
-def _check_array(where: str, header: _Header, spec: InputSpec, *, whole: bool) -> None:
+def _check_array(where: str, header: Header, spec: InputSpec, *, whole: bool) -> None:
     where = f"{where}: {spec.name}"
     if header.dtype != spec.dtype:
         raise CalibrationError(
@@ -439,12 +325,12 @@ def _check_array(where: str, header: _Header, spec: InputSpec, *, whole: bool) -
             where=where,
             required="at least one sample",
             found=str(list(header.shape)),
-            hint=_NPZ_HINT,
+            hint=NPZ_HINT,
         )
 
 
 def _bind(
-    where: str, headers: Mapping[str, _Header], signature: Sequence[InputSpec], whole: bool = False
+    where: str, headers: Mapping[str, Header], signature: Sequence[InputSpec], whole: bool = False
 ) -> dict[str, int]:
     """The size of each dynamic dimension in one part; they must agree between its inputs.
 
@@ -467,7 +353,7 @@ def _bind(
 
 
 def _count(
-    where: str, headers: Mapping[str, _Header], rows: Mapping[str, int], signature: Sequence[InputSpec]
+    where: str, headers: Mapping[str, Header], rows: Mapping[str, int], signature: Sequence[InputSpec]
 ) -> int:
     """The number of batches in one part; all inputs must have the same."""
     static = isinstance(signature[0].shape[0], int)
@@ -492,7 +378,7 @@ def _count(
 
 
 def _samples(
-    headers: Mapping[str, _Header], rows: Mapping[str, int], batches: int, signature: Sequence[InputSpec]
+    headers: Mapping[str, Header], rows: Mapping[str, int], batches: int, signature: Sequence[InputSpec]
 ) -> int:
     first = signature[0].name
     return min(headers[first].shape[0], batches * rows[first])
