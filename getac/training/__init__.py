@@ -1,0 +1,1 @@
+"""The training front end: captured modules with learnable quantizers, sliced while they train."""
