@@ -1,0 +1,69 @@
+"""What a prepared module remembers beside its graph: enough to build it again from the model's code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from getac.errors import BadInputError
+
+__all__ = ["Insertion", "Removal", "TrainingState", "state_of"]
+
+KEY = "getac"
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """A quantizer that was put behind a value of the captured graph.
+
+    Args:
+        value: The name of the node, or of the parameter, that is quantized.
+        name: Where the quantizer's parameters are.
+    """
+
+    value: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One regeneration: class name -> the indices of the units that stayed, counted before it."""
+
+    kept: Mapping[str, Sequence[int]]
+
+
+@dataclass
+class TrainingState:
+    """How a module came to be: captured with these inputs, quantized here, sliced in this order.
+
+    Args:
+        args: Positional example inputs of the capture.
+        kwargs: Keyword example inputs.
+        dynamic_batch: Whether the batch size was left open.
+    """
+
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    dynamic_batch: bool = True
+    insertions: list[Insertion] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
+
+
+def state_of(module: fx.GraphModule) -> TrainingState:
+    """What was noted about a module when it was prepared; deepcopy and regeneration keep it.
+
+    Raises:
+        BadInputError: The module does not come from `getac.prepare`.
+    """
+    state = getattr(module, "meta", {}).get(KEY)
+    if not isinstance(state, TrainingState):
+        raise BadInputError(
+            "this module was not prepared by getac",
+            found=type(module).__name__,
+            required="the module that getac.prepare returned",
+            hint="prepared = getac.prepare(model, example_inputs)",
+        )
+    return state
