@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -114,7 +115,7 @@ def run_demo(
     with reproducible_torch(seed):
         network = residual_network()
         fit(network, pruning_groups(network), train, epochs, say)
-        export(network).save(files.model, external_data=False)
+        onnx.save(export(network), files.model)
     np.savez(files.calibration, image=train.images[:CALIBRATION_SAMPLES])
     np.savez(files.test, image=test.images, label=test.labels)
 

@@ -10,23 +10,20 @@ so that units which the loss does not hold up arrive at exactly zero, and stay t
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from rich.console import RenderableType
 
 from getac.onnx_graph.read import load
 from getac.passes import FoldQuantizers, InferAxes, InferShapes, Pipeline, RemoveDead, State
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     # A unit's entries: slices of parameters along one dimension, all with the same number of units.
@@ -100,7 +97,7 @@ def residual_network() -> nn.Module:
 
 def pruning_groups(network: nn.Module) -> list[Group]:
     """The classes that getac finds in the exported network, as slices of the network's parameters."""
-    state = State(load(export(network).model_proto))
+    state = State(load(export(network)))
     Pipeline((FoldQuantizers(), RemoveDead(), InferShapes(), InferAxes())).run(state)
     assert state.analysis is not None
     parameters = dict(network.named_parameters())  # the exporter keeps their names
@@ -159,23 +156,14 @@ def shrink(groups: list[Group], threshold: float) -> float:
     return zero / units
 
 
-def export(network: nn.Module) -> torch.onnx.ONNXProgram:
+def export(network: nn.Module) -> onnx.ModelProto:
     """The network in evaluation mode with a symbolic batch, its batch norms not yet folded."""
     import torch
 
+    from getac.fx_graph.onnx_export import export_module
+
     image = torch.zeros(2, 1, 8, 8)
-    with silence():
-        program = torch.onnx.export(
-            network.eval(),
-            (image,),
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            optimize=False,
-        )
-    assert program is not None
-    return program
+    return export_module(network, (image,), input_names=["image"], output_names=["logits"])
 
 
 @contextmanager
@@ -191,16 +179,3 @@ def reproducible_torch(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Swallows what torch's exporter prints, warns and logs."""
-    level = logging.root.manager.disable
-    logging.disable()
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

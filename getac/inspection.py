@@ -13,9 +13,8 @@ import onnx
 import onnx_ir as ir
 
 from getac.axes.analysis import FrozenAxis, Member, PruningClass
-from getac.axes.costs import ClassCost, class_costs, layer_macs
+from getac.axes.costs import Cost, LayerCost
 from getac.axes.wishes import Wishes, check_globs
-from getac.network import network_of
 from getac.onnx_graph.read import load
 from getac.passes import Pipeline, Refusal, State, analysis_passes
 from getac.plan import quantizer_entry
@@ -38,24 +37,25 @@ class ClassEntry:
 
     Args:
         role: What its units are called.
-        parameters_per_unit: Stored float entries that go with one unit.
-        macs_per_unit: Multiply-accumulates per sample that go with one unit.
+        module: Where its parameters lie.
+        per_unit: What removing the first unit saves.
     """
 
     name: str
     role: str
+    module: str
     units: int
-    parameters_per_unit: int
-    macs_per_unit: int
+    per_unit: Cost
     members: Sequence[MemberEntry]
 
 
 @dataclass(frozen=True)
 class FrozenEntry:
-    """An axis that must stay whole, and the node that says so."""
+    """An axis that must stay whole, the node that says so, and what a person can do about it."""
 
     units: int
     reason: str
+    hint: str
     node: str
     members: Sequence[MemberEntry]
 
@@ -65,17 +65,17 @@ class Inspection:
     """What the dependency analysis found.
 
     Args:
-        macs: Multiply-accumulates per sample.
-        parameters: Entries of all stored float tensors.
-        prunable: Those of them that some unit of an open class owns.
+        total: What the folded network costs, per sample; a tied tensor counts once.
+        prunable: The parameters in tensors with an open class.
+        layers: Operators that multiply or read stored floats, in execution order.
         quantizers: Value -> its record.
         refusals: Pass -> what it left as it was; `infer-axes` lists the operators without a rule.
     """
 
     source: str
-    parameters: int
+    total: Cost
     prunable: int
-    macs: int
+    layers: Sequence[LayerCost]
     classes: Sequence[ClassEntry]
     frozen: Sequence[FrozenEntry]
     quantizers: Mapping[str, Mapping[str, Any]]
@@ -110,37 +110,26 @@ def inspect(
     assert analysis is not None
     check_globs(analysis, "keep", keep)
     check_globs(analysis, "prune", prune)
-    view, costs = analysis.view, class_costs(analysis)
-    sizes = {p: analysis.axes[p] for p in analysis.parameters if view.is_float(p) and p in analysis.axes}
-    owned = {member.parameter for one in analysis.classes for member in one.members}
-    counts = {value: entries([axis.size for axis in axes]) for value, axes in sizes.items()}
+    costs = analysis.costs
     return Inspection(
         source=os.fspath(model) if isinstance(model, str | os.PathLike) else "a model in memory",
-        parameters=sum(counts.values()),
-        prunable=sum(count for value, count in counts.items() if value in owned),
-        macs=sum(layer_macs(analysis).values()),
-        classes=[class_entry(one, costs[one.name]) for one in analysis.classes],
+        total=costs.total,
+        prunable=costs.prunable,
+        layers=costs.layers,
+        classes=[class_entry(one, costs.classes[one.name]) for one in analysis.classes],
         frozen=[frozen_entry(one) for one in analysis.frozen],
         quantizers={str(value.name): quantizer_entry(q) for value, q in state.quantizers.items()},
         refusals=state.refusals,
-        network=network_of(analysis, state.quantizers),
+        network=analysis.graph,
     )
 
 
-def entries(sizes: Sequence[int]) -> int:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count
-
-
-def class_entry(one: PruningClass, cost: ClassCost) -> ClassEntry:
-    members = member_entries(one.members)
-    return ClassEntry(one.name, one.role, one.size, cost.parameters, cost.macs, members)
+def class_entry(one: PruningClass, per_unit: Cost) -> ClassEntry:
+    return ClassEntry(one.name, one.role, one.place, one.size, per_unit, member_entries(one.members))
 
 
 def frozen_entry(one: FrozenAxis) -> FrozenEntry:
-    return FrozenEntry(one.size, one.why.reason, one.why.node, member_entries(one.members))
+    return FrozenEntry(one.size, one.why.reason, one.hint, one.why.node, member_entries(one.members))
 
 
 def member_entries(members: Sequence[Member]) -> list[MemberEntry]:

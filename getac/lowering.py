@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Union
 
 import onnx
 import onnx_ir as ir
@@ -27,9 +28,12 @@ from getac.passes import Progress
 from getac.report import Report
 from getac.verification import Verification, verify
 
+if TYPE_CHECKING:
+    from torch import nn
+
 __all__ = ["lower"]
 
-ModelSource = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+ModelSource = Union[str, os.PathLike[str], onnx.ModelProto, ir.Model, "nn.Module"]
 PathLike = str | os.PathLike[str]
 
 
@@ -55,7 +59,7 @@ def lower(
     """Prunes a model, lowers it to integers, verifies the result, and writes it.
 
     Args:
-        model: A path, or a model in memory.
+        model: A path, a model in memory, or a module that `getac.prepare` returned.
         output: Where to write; None writes no model.
         calibration: An .npz with one array per input, a folder of them, or arrays in memory. Without it,
             and without quantizers in the model, only weights become integers.
@@ -95,7 +99,7 @@ def lower(
     outputs = [path for path in (output, report, plan) if path is not None]
     check_paths(input_files(model, calibration), outputs)
     how.step("read")
-    original = load(model)
+    original = read(model)
     if beside := origin_of(original).files:
         check_paths(beside, outputs)
     check_weights(original)
@@ -121,6 +125,16 @@ def lower(
     if not accepted:
         raise not_verified(verification)
     return found
+
+
+def read(model: ModelSource) -> ir.Model:
+    """What a file or a model in memory holds; a prepared module is exported first."""
+    torch = sys.modules.get("torch")  # whoever has a module has imported torch
+    if torch is not None and isinstance(model, torch.nn.Module):
+        from getac.training.exporting import to_onnx
+
+        return to_onnx(model)
+    return load(model)  # type: ignore[arg-type]  # no module
 
 
 def input_files(*sources: object) -> list[Path]:

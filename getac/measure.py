@@ -10,23 +10,19 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from getac.agreement import Batch
-from getac.cost import (
-    LayerCost,
-    is_constant_branch,
-    layer_costs,
-    parameter_count,
-    stored_bytes,
-    weight_bytes,
-)
+from getac.axes.costs import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
 from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
 from getac.onnx_graph.origin import origin_of
+from getac.onnx_graph.shapes import infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
+from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Refusal
 from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement, output_dimension
 from getac.plan import versions
 from getac.quantizer import Quantizer
 from getac.report import Latency, LayerReport, Report, Totals
 from getac.runtime import measure_latency, open_session
+from getac.stored import Sources, bytes_by_node, bytes_stored, constant_sources
 from getac.verification import Models, Verification
 
 if TYPE_CHECKING:
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["layer_bits", "measure"]
 
-FLOAT_BITS = 32
 INTEGER_BITS = 8
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -93,16 +88,16 @@ def layer_reports(
         refusals: What the passes left as it was.
         integer: Whether activations are quantized at all.
     """
-    before, counted = layer_costs(models.original, sizes), layer_costs(models.sliced, sizes)
-    nodes = nodes_by_name(models.sliced)
+    before, counted = multiplying_layers(models.original, sizes), multiplying_layers(models.sliced, sizes)
+    nodes, sources = nodes_by_name(models.sliced), sources_of(models.sliced)
     rows_of = [name for name, node in nodes.items() if name in counted or is_standard_layer(node)]
     after = {name: counted.get(name) or uncounted(nodes[name]) for name in rows_of}
-    old, new = nodes_by_name(models.original), nodes_by_name(models.lowered)
+    old, new = bytes_by_node(models.original.graph), bytes_by_node(models.lowered.graph)
     kernels = run_as(models.lowered)
     reasons = {one.where: one.reason for many in refusals.values() for one in many}
     rows = []
-    for name, cost in after.items():
-        first = before.get(name, cost)
+    for name, layer in after.items():
+        first = before.get(name, layer)
         kernel = kernels.get(name)
         is_integer = kernel is not None and kernel.kind == "integer"
         weight_bits, activation_bits = bits.get(name, (FLOAT_BITS, FLOAT_BITS))
@@ -110,30 +105,40 @@ def layer_reports(
             weight_bits, activation_bits = min(weight_bits, INTEGER_BITS), min(activation_bits, INTEGER_BITS)
         else:
             activation_bits = FLOAT_BITS  # whatever was meant to run
-        why = ["" if is_integer else reason_for(cost, nodes[name], reasons.get(name), integer)]
-        if cost.macs == 0 and name not in counted:
+        why = ["" if is_integer else reasons.get(name) or reason_for(nodes[name], sources, integer)]
+        if name not in counted:
             why.append("its shapes are unknown: no MACs are counted")
         rows.append(
             LayerReport(
                 name=name,
-                operator=cost.operator,
+                operator=layer.operator,
                 channels_in_before=first.channels_in,
-                channels_in=cost.channels_in,
+                channels_in=layer.channels_in,
                 channels_out_before=first.channels_out,
-                channels_out=cost.channels_out,
+                channels_out=layer.channels_out,
                 weight_bits=weight_bits,
                 activation_bits=activation_bits,
-                bytes_before=stored_bytes(old[name]) if name in old else 0,
-                bytes=stored_bytes(new[name]) if name in new else 0,
-                macs_before=first.macs,
-                macs=cost.macs,
-                bops_before=bops(first, FLOAT_BITS, FLOAT_BITS),
-                bops=bops(cost, weight_bits, activation_bits),
+                bytes_before=old.get(name, 0),
+                bytes=new.get(name, 0),
+                macs_before=first.cost.macs,
+                macs=layer.cost.macs,
+                bops_before=first.cost.bops,
+                bops=bit_operations(layer.cost.macs, weight_bits, activation_bits),
                 kernel=str(kernel) if kernel else "unknown",
                 reason="; ".join(filter(None, why)),
             )
         )
     return rows
+
+
+def multiplying_layers(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, LayerCost]:
+    """The layers of known shape that multiply, in floats, by name."""
+    view = OnnxView(model, infer_shapes(model, sizes))
+    return {layer.name: layer for layer in Meter.of(view, view.sizes).layers() if layer.cost.macs}
+
+
+def sources_of(model: ir.Model) -> Sources:
+    return constant_sources(model.graph, model.graph.initializers.values())
 
 
 def is_standard_layer(node: ir.Node) -> bool:
@@ -148,31 +153,28 @@ def uncounted(node: ir.Node) -> LayerCost:
         shape, groups = weight.const_value.shape.numpy(), node.attributes.get_int("group", 1)
         row, column = (shape[0], shape[1]) if node.op_type in CONVOLUTIONS else shape[-2:]
         into, out = (row, column * groups) if output_dimension(node) else (column * groups, row)
-    return LayerCost(node.name or "", node.op_type, into, out, 0, parameter_count(node))
+    return LayerCost(node.name or "", node.op_type, into, out, Cost(0, 0, 0, 0))
 
 
-def bops(cost: LayerCost, weight_bits: int, activation_bits: int) -> int:
-    return cost.macs * weight_bits * activation_bits
-
-
-def reason_for(cost: LayerCost, node: ir.Node, refusal: str | None, integer: bool) -> str:
-    """Why a layer does not run on integers."""
-    if refusal:
-        return refusal
-    if cost.operator in NO_INTEGER_KERNEL:
-        return f"onnxruntime has no integer kernel for {cost.operator}"
+def reason_for(node: ir.Node, sources: Sources, integer: bool) -> str:
+    """Why a layer that no pass refused does not run on integers."""
+    if node.op_type in NO_INTEGER_KERNEL:
+        return f"onnxruntime has no integer kernel for {node.op_type}"
+    if not is_standard_layer(node):
+        return f"integer kernels are not used for {node.op_type}"
     if not integer:
         return "no calibration data"
-    if cost.parameters == 0:
-        return product_reason(node)
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None:
+        return product_reason(node, sources)
     return "onnxruntime did not fuse it"
 
 
-def product_reason(node: ir.Node) -> str:
+def product_reason(node: ir.Node, sources: Sources) -> str:
     left, right = node.inputs[0], node.inputs[1]
-    if left is not None and is_constant_branch(left):
+    if left in sources:
         return "its weight is the first factor, and integer kernels have it as the second"
-    if right is not None and is_constant_branch(right):
+    if right in sources:
         return "its weight is computed when the graph runs"
     return "a product of two activations, without quantizers"
 
@@ -197,7 +199,7 @@ def totals(model: ir.Model, layers: Sequence[LayerReport], size: int | None, aft
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return Totals(
         parameters=sum(t.size for t in tensors if t is not None),
-        weight_bytes=weight_bytes(model),
+        weight_bytes=bytes_stored(model.graph),
         file_bytes=size,
         macs=sum(row.macs if after else row.macs_before for row in layers),
         bops=sum(row.bops if after else row.bops_before for row in layers),

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from getac.axes.costs import Cost, LayerCost
 from getac.inspection import Inspection, MemberEntry
 from getac.report import LayerReport, Report
 
@@ -15,6 +16,8 @@ __all__ = ["inspection_tables", "report_tables", "totals_table"]
 
 SHOWN_MEMBERS = 3
 SHOWN_FROZEN = 40
+SHOWN_LAYERS = 60
+COSTS = ("parameters", "bytes", "MACs", "BOPs")
 
 
 def report_tables(report: Report) -> RenderableType:
@@ -91,27 +94,49 @@ def notes(report: Report) -> Iterator[Text]:
 
 
 def inspection_tables(inspection: Inspection) -> RenderableType:
-    """Classes, frozen axes, quantizers, and operators without a rule."""
-    share = inspection.prunable / inspection.parameters if inspection.parameters else 0.0
+    """Classes, frozen axes, layers, quantizers, and operators without a rule."""
+    total = inspection.total
+    share = inspection.prunable / total.parameters if total.parameters else 0.0
     head = Text(
-        f"{inspection.source}: {count(inspection.parameters)} parameters, {share:.0%} of them in tensors"
-        f" with an open class; {count(inspection.macs)} MACs per sample; {len(inspection.classes)} classes"
+        f"{inspection.source}: {count(total.parameters)} parameters in {count(total.bytes)} bytes,"
+        f" {share:.0%} of them in tensors with an open class; {count(total.macs)} MACs and"
+        f" {count(total.bops)} BOPs per sample; {len(inspection.classes)} classes"
     )
-    classes = plain_table("class", "units", "parameters/unit", "MACs/unit", "members")
+    per_unit = (f"{what}/unit" for what in COSTS)
+    classes = plain_table("class", "units", *per_unit, "members")
+    one_line_each(classes)
     for one in inspection.classes:
-        parameters, macs = count(one.parameters_per_unit), count(one.macs_per_unit)
-        add_row(classes, one.name, f"{one.units} {one.role}", parameters, macs, member_list(one.members))
+        units, members = f"{one.units} {one.role}", member_list(one.members, one.module)
+        add_row(classes, one.name, units, *cost_cells(one.per_unit), members)
     frozen = plain_table("frozen", "why", "node", "members")
     for entry in inspection.frozen[:SHOWN_FROZEN]:
         add_row(frozen, str(entry.units), entry.reason, entry.node, member_list(entry.members))
     parts: list[RenderableType] = [head, classes, frozen]
+    hints = {entry.reason: entry.hint for entry in reversed(inspection.frozen)}  # the first of each reason
+    parts.extend(Text(f"{reason}: {hint}", style="dim") for reason, hint in hints.items())
     if len(inspection.frozen) > SHOWN_FROZEN:
         parts.append(Text(f"and {len(inspection.frozen) - SHOWN_FROZEN} more frozen axes; --json has all"))
+    parts.append(layer_cost_table(inspection.layers[:SHOWN_LAYERS]))
+    if len(inspection.layers) > SHOWN_LAYERS:
+        parts.append(Text(f"and {len(inspection.layers) - SHOWN_LAYERS} more layers; --json has all"))
     if inspection.quantizers:
         parts.append(quantizer_table(inspection))
     for name, many in inspection.refusals.items():
         parts.extend(Text(f"{name}: {one.where}: {one.reason}", style="dim") for one in many)
     return Group(*parts)
+
+
+def layer_cost_table(layers: Sequence[LayerCost]) -> Table:
+    table = plain_table("layer", "in", "out", *COSTS, "operator")
+    for layer in layers:
+        channels = str(layer.channels_in), str(layer.channels_out)
+        add_row(table, layer.name, *channels, *cost_cells(layer.cost), layer.operator)
+    return table
+
+
+def cost_cells(cost: Cost) -> tuple[str, ...]:
+    """In the order of `COSTS`."""
+    return tuple(map(count, (cost.parameters, cost.bytes, cost.macs, cost.bops)))
 
 
 def quantizer_table(inspection: Inspection) -> Table:
@@ -123,10 +148,14 @@ def quantizer_table(inspection: Inspection) -> Table:
     return table
 
 
-def member_list(members: Sequence[MemberEntry]) -> str:
-    shown = ", ".join(f"{m.parameter}[{m.dimension}] {m.type}" for m in members[:SHOWN_MEMBERS])
+def member_list(members: Sequence[MemberEntry], module: str = "") -> str:
+    """The first members, by their names within the module."""
+    names = [member.parameter.removeprefix(f"{module}.") for member in members[:SHOWN_MEMBERS]]
+    pairs = zip(names, members, strict=False)
+    shown = ", ".join(f"{name}[{member.dimension}] {member.type}" for name, member in pairs)
     more = len(members) - SHOWN_MEMBERS
-    return f"{shown} and {more} more" if more > 0 else shown
+    where = f"{module}: " if module else ""
+    return f"{where}{shown} and {more} more" if more > 0 else f"{where}{shown}"
 
 
 def plain_table(*columns: str) -> Table:
@@ -136,6 +165,13 @@ def plain_table(*columns: str) -> Table:
             column, overflow="fold", justify="left" if position in (0, len(columns) - 1) else "right"
         )
     return table
+
+
+def one_line_each(table: Table) -> None:
+    """Gives the last column what width is left, and cuts it there."""
+    table.expand = True
+    last = table.columns[-1]
+    last.no_wrap, last.overflow, last.ratio, last.min_width = True, "ellipsis", 1, 20
 
 
 def add_row(table: Table, *cells: str) -> None:

@@ -93,6 +93,10 @@ class GraphView(Protocol):
 
     def is_float(self, value: Hashable) -> bool: ...
 
+    def storage_bits(self, parameter: Hashable) -> int:
+        """The bits that one entry of a parameter is stored in."""
+        ...
+
     def small_constant(self, value: Hashable) -> Array | None:
         """The numbers of a small stored or computed constant; None for anything else."""
         ...

@@ -16,6 +16,7 @@ from getac.passes.name_squeezed import NameSqueezed
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.slice_units import SliceUnits
+from getac.passes.spell_quantizers import SpellQuantizers
 from getac.passes.split_sequences import SplitSequences
 from getac.passes.store_weights import StoreWeights
 from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
@@ -39,6 +40,7 @@ __all__ = [
     "Refusal",
     "RemoveDead",
     "SliceUnits",
+    "SpellQuantizers",
     "SplitSequences",
     "State",
     "StoreWeights",

@@ -2,6 +2,9 @@
 
 before   y = BatchNorm(Conv(x, W, b); gamma, beta, mean, var)
 after    y = Conv(x, s W, s (b - mean) + beta)      s = gamma / sqrt(var + epsilon), per output channel
+
+A quantized weight keeps its integers: W = d k becomes (d |s|) (k sgn s), with a step per output channel. So
+what was trained with fake quantizers in front of batch normalisations runs on the integers of its training.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from getac.onnx_graph.edit import (
     set_input,
 )
 from getac.pipeline import Fact, Refusal, State
+from getac.placement import output_dimension
+from getac.quantizer import Quantizer
+from getac.rescaling import Unscalable, rescaled
 
 __all__ = ["FoldBatchNorm"]
 
@@ -60,35 +66,31 @@ def why_not(norm: ir.Node, state: State) -> str | None:
     stored = [*layer.inputs[1:], *norm.inputs[1:]]
     if not all(value is None or is_stored(value) for value in stored):
         return "a parameter is computed when the graph runs"
-    if any(value in state.quantizers for value in [*layer.inputs[1:], layer.outputs[0]]):
-        return f"{name} is already quantized"
+    if any(value in state.quantizers for value in [*layer.inputs[2:], layer.outputs[0]]):
+        return f"the bias or the output of {name} is already quantized"
     if len(norm.outputs) > 1 or norm.attributes.get_int("training_mode", 0) == 1:
         return "it normalises in training mode"
     return None
-
-
-def folded(layer: ir.Node, norm: ir.Node) -> tuple[Array, Array]:
-    """The weight and the bias of the layer that does both, in the weight's type."""
-    gamma, beta, mean, var = (array_of(value).astype(np.float64) for value in norm.inputs[1:5])
-    old = array_of(layer.inputs[1])
-    with np.errstate(all="ignore"):  # what does not come out finite is refused
-        scale = gamma / np.sqrt(var + norm.attributes.get_float("epsilon", 1e-5))
-        bias = scale * (bias_of(layer) - mean) + beta
-        return scaled_weight(layer, old, scale).astype(old.dtype), bias.astype(old.dtype)
 
 
 def fold(norm: ir.Node, state: State) -> str | None:
     """Folds a batch normalisation, or says why the numbers do not allow it."""
     assert norm.inputs[0] is not None
     layer = norm.inputs[0].producer()
-    assert layer is not None
-    weight, bias = folded(layer, norm)
+    assert layer is not None and layer.inputs[1] is not None
+    name = layer.name or layer.op_type
+    scale, bias = scale_and_bias(layer, norm)
     if bias.ndim != 1:
-        return f"the bias of {layer.name or layer.op_type} differs from row to row"
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        return f"the folded weight or bias of {layer.name or layer.op_type} would not be finite"
-    replace_tensor(own_input(layer, 1), weight)
-    set_bias(layer, bias)
+        return f"the bias of {name} differs from row to row"
+    if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+        return f"the folded weight or bias of {name} would not be finite"
+    try:
+        weight, record = scaled_weight(layer, scale, state.quantizers.get(layer.inputs[1]))
+    except Unscalable as error:
+        return f"the quantized weight of {name} cannot be scaled: {error}"
+    if not np.isfinite(weight).all():
+        return f"the folded weight or bias of {name} would not be finite"
+    replace_inputs(layer, weight, record, bias, state)
     quantizer = state.quantizers.pop(norm.outputs[0], None)
     if quantizer is not None:
         state.quantizers[layer.outputs[0]] = quantizer
@@ -96,17 +98,44 @@ def fold(norm: ir.Node, state: State) -> str | None:
     return None
 
 
-def scaled_weight(layer: ir.Node, weight: npt.NDArray[np.generic], scale: Floats) -> Floats:
-    """The weight with every output channel multiplied by its scale."""
-    wide = np.asarray(weight, dtype=np.float64)
-    if layer.op_type == "Conv":
-        return wide * scale.reshape(-1, *[1] * (wide.ndim - 1))
-    if layer.op_type == "Gemm":
-        return wide * (scale[:, None] if layer.attributes.get_int("transB", 0) else scale[None, :])
-    groups = layer.attributes.get_int("group", 1)  # ConvTranspose: (groups x in, out, ...)
-    per_group = wide.reshape(groups, -1, *wide.shape[1:])
-    ones = [1] * (wide.ndim - 2)
-    return (per_group * scale.reshape(groups, 1, -1, *ones)).reshape(wide.shape)
+def scale_and_bias(layer: ir.Node, norm: ir.Node) -> tuple[Floats, Array]:
+    """s, and the bias of the layer that does both, in the weight's type."""
+    gamma, beta, mean, var = (array_of(value).astype(np.float64) for value in norm.inputs[1:5])
+    with np.errstate(all="ignore"):  # what does not come out finite is refused
+        scale = gamma / np.sqrt(var + norm.attributes.get_float("epsilon", 1e-5))
+        bias = scale * (bias_of(layer) - mean) + beta
+        return scale, bias.astype(array_of(layer.inputs[1]).dtype)
+
+
+def scaled_weight(layer: ir.Node, scale: Floats, record: Quantizer | None) -> tuple[Array, Quantizer | None]:
+    """The weight with every output channel multiplied by its scale, and its record if it has one."""
+    weight = array_of(layer.inputs[1])
+    factors = along_outputs(layer, scale, weight.shape)
+    if record is not None:
+        # The output channels of a grouped ConvTranspose lie in two dimensions: outermost is its group.
+        axes = (1, 0) if layer.op_type == "ConvTranspose" else (output_dimension(layer),)
+        return rescaled(weight, record, factors, axes)
+    with np.errstate(over="ignore"):  # as above
+        return (weight.astype(np.float64) * factors).astype(weight.dtype), None
+
+
+def along_outputs(layer: ir.Node, scale: Floats, shape: tuple[int, ...]) -> Floats:
+    """A number per output channel, shaped to broadcast against the weight."""
+    ones = [1] * (len(shape) - 2)
+    if layer.op_type != "ConvTranspose":
+        return scale.reshape([-1 if i == output_dimension(layer) else 1 for i in range(len(shape))])
+    groups = layer.attributes.get_int("group", 1)  # (groups x in, out, ...)
+    return np.repeat(scale.reshape(groups, -1), shape[0] // groups, axis=0).reshape(*shape[:2], *ones)
+
+
+def replace_inputs(
+    layer: ir.Node, weight: Array, record: Quantizer | None, bias: Array, state: State
+) -> None:
+    own = own_input(layer, 1)
+    replace_tensor(own, weight)
+    if record is not None:
+        state.quantizers[own] = record
+    set_bias(layer, bias)
 
 
 def bias_of(layer: ir.Node) -> Floats:

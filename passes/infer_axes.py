@@ -32,7 +32,8 @@ class InferAxes:
 
     def run(self, state: State) -> None:
         assert state.shapes is not None
-        state.analysis = analyze_view(OnnxView(state.model, state.shapes), Wishes(self.keep, self.prune))
+        view, wishes = OnnxView(state.model, state.shapes), Wishes(self.keep, self.prune)
+        state.analysis = analyze_view(view, wishes, dict(state.quantizers))
         for node in state.analysis.opaque:
             state.refuse(
                 self.name,

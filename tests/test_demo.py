@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
-import warnings
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from typer.testing import CliRunner
 
 from getac.cli import app
 from getac.demo import DemoResult, check_packages, run_demo
-from getac.demo_training import shrink, silence
+from getac.demo_training import shrink
 from getac.errors import GetacError, OutputError
 from getac.runtime import open_session, run
 
@@ -141,14 +139,3 @@ def test_shrinking_takes_the_threshold_off_each_norm_and_stops_at_zero() -> None
     assert shrink([[(matrix, 1), (vector, 0)]], 1.0) == pytest.approx(1 / 3)  # norms 5, 2 and 0.14
     torch.testing.assert_close(matrix, torch.tensor([[2.4, 0.0, 0.0], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(vector, torch.tensor([3.2, 1.0, 0.0]))
-
-
-def test_silence_ends(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    with silence():
-        print("swallowed")
-        warnings.warn("swallowed", stacklevel=1)
-        logging.getLogger("torch").error("swallowed")
-    print("heard")
-    logging.getLogger("torch").error("heard too")
-    assert capsys.readouterr().out == "heard\n"
-    assert caplog.messages == ["heard too"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import onnx
 import pytest
 
 import getac
+from getac.axes.costs import Cost
 from getac.errors import InvalidModelError
 from getac.inspection import inspect
 from tools.zoo.registry import ZOO
@@ -19,8 +21,15 @@ F32 = np.float32
 def test_a_perceptron():
     found = inspect(ZOO["mlp_gemm_transposed"]())
     assert found.source == "a model in memory"
-    assert found.parameters == 64 * 48 + 48 + 48 * 32 + 32 + 32 * 10 + 10
-    assert found.prunable == found.parameters - 10  # all but the last bias
+    parameters, macs = 64 * 48 + 48 + 48 * 32 + 32 + 32 * 10 + 10, 64 * 48 + 48 * 32 + 32 * 10
+    assert found.total == Cost(parameters, 4 * parameters, macs, 32 * 32 * macs)
+    assert found.prunable == parameters - 10  # all but the last bias
+    assert [one.per_unit.parameters for one in found.classes] == [64 + 1 + 32, 48 + 1 + 10]
+    assert [(one.name, one.cost.macs) for one in found.layers] == [
+        ("gemm_0", 64 * 48),
+        ("gemm_2", 48 * 32),
+        ("gemm_4", 32 * 10),
+    ]
     assert [(one.units, [(m.parameter, m.dimension) for m in one.members]) for one in found.classes] == [
         (48, [("gemm_0.weight", 0), ("gemm_0.bias", 0), ("gemm_2.weight", 1)]),
         (32, [("gemm_2.weight", 0), ("gemm_2.bias", 0), ("gemm_4.weight", 1)]),
@@ -48,6 +57,8 @@ def test_quantizers_of_a_lowered_model(tmp_path):
     assert len(activations) == len(weights) == 3
     assert [len(entry["step"]) for entry in weights.values()] == [48, 32, 10]
     assert [one.units for one in found.classes] == [48, 32]
+    assert found.total.bops == 8 * 8 * found.total.macs
+    assert found.classes[0].per_unit == Cost(64 + 1 + 32, 64 + 4 + 32, 64 + 32, 8 * 8 * (64 + 32))
 
 
 def test_operators_without_a_rule_are_listed(build):
@@ -69,7 +80,14 @@ def test_operators_without_a_rule_are_listed(build):
 def test_json_is_the_same_in_words(name):
     found = inspect(ZOO[name]())
     content = json.loads(found.as_json())
-    assert content["parameters"] == found.parameters and 0 <= content["prunable"] <= content["parameters"]
+    assert content["total"] == asdict(found.total)
+    assert 0 <= content["prunable"] <= content["total"]["parameters"]
+    assert content["layers"] == [asdict(one) for one in found.layers]
+    nodes = {node["id"]: node for node in content["network"]["nodes"]}
+    for one in content["classes"]:
+        assert one["per_unit"].items() <= nodes[one["name"]].items()
+    for one in content["layers"]:
+        assert one["cost"].items() <= nodes[one["name"]].items()
     assert len(content["classes"]) == len(found.classes)
     assert all(one["reason"] and one["node"] for one in content["frozen"])
 

@@ -9,9 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from getac.fx_graph.onnx_export import export_module  # noqa: E402
 from tools import fx_law, law  # noqa: E402
 from tools.torch_zoo.check import Captured, Finding, check_captured, check_exported  # noqa: E402
-from tools.torch_zoo.export import export, export_legacy, feeds_of  # noqa: E402
+from tools.torch_zoo.export import export_legacy, feeds_of  # noqa: E402
 from tools.torch_zoo.registry import TORCH_ZOO, example  # noqa: E402
 
 MODELS = list(TORCH_ZOO)
@@ -49,7 +50,7 @@ def captured(name: str) -> Captured:
 @cache
 def exported(name: str) -> Finding:
     made = example(name)
-    return check_exported(export(made.module, made.args, made.kwargs), captured(name).inputs)
+    return check_exported(export_module(made.module, made.args, made.kwargs), captured(name).inputs)
 
 
 def assert_law(found: Finding, tolerance: float) -> None:
@@ -93,7 +94,7 @@ def test_both_graphs_tell_the_same(name: str) -> None:
 @every_model
 def test_the_sliced_module_exports(name: str) -> None:
     one = captured(name)
-    model = export(one.module, *one.inputs[0])
+    model = export_module(one.module, *one.inputs[0])
     for args, kwargs in one.inputs:
         expected = [tensor.numpy() for tensor in fx_law.outputs_of(one.module, args, kwargs)]
         assert law.difference(expected, law.outputs_of(model, feeds_of(model, (args, kwargs)))) < 1e-4

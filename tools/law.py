@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from getac.pipeline import Fact, Pipeline, State
 from getac.runtime import open_session, run
 
 __all__ = [
+    "Evaluate",
     "Feeds",
     "Outcome",
     "analyzed",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Feeds = Mapping[str, NDArray[np.generic]]
+Evaluate = Callable[[onnx.ModelProto | ir.Model, Feeds], list[NDArray[np.generic]]]
 
 BATCH = 3
 
@@ -70,11 +72,15 @@ def choose(analysis: Analysis, rng: np.random.Generator) -> Choice:
     return Choice(masks, (), sum(one.size for one in analysis.classes), removed, exact=False)
 
 
-def check_law(model: onnx.ModelProto, seed: int = 0) -> Outcome:
+def check_law(model: onnx.ModelProto, seed: int = 0, evaluate: Evaluate | None = None) -> Outcome:
     """Removes random units of every open class and compares the sliced model with the masked one.
 
     Both run at two sizes of the symbolic dimensions.
+
+    Args:
+        evaluate: Runs a model; None: onnxruntime.
     """
+    evaluate = evaluate or outputs_of
     rng = np.random.default_rng(seed)
     state = analyzed(model)
     assert state.analysis is not None
@@ -86,16 +92,17 @@ def check_law(model: onnx.ModelProto, seed: int = 0) -> Outcome:
     worst = 0.0
     for batch in (BATCH, 1):
         feeds = feeds_of(model, rng, batch)
-        worst = max(worst, difference(outputs_of(masked, feeds), outputs_of(state.model, feeds)))
+        worst = max(worst, difference(evaluate(masked, feeds), evaluate(state.model, feeds)))
     cut = 1 - stored_floats(state.model) / max(before, 1)
     return Outcome(len(state.analysis.classes), choice.units, choice.removed, cut, worst)
 
 
-def check_dead(model: onnx.ModelProto, seed: int = 0) -> Outcome:
+def check_dead(model: onnx.ModelProto, seed: int = 0, evaluate: Evaluate | None = None) -> Outcome:
     """Zeroes random units, then removes what is dead: the function of the zeroed model must stay.
 
     `removed` counts the units that were found dead, which are most of the zeroed ones.
     """
+    evaluate = evaluate or outputs_of
     rng = np.random.default_rng(seed)
     state = analyzed(model)
     assert state.analysis is not None
@@ -111,7 +118,7 @@ def check_dead(model: onnx.ModelProto, seed: int = 0) -> Outcome:
         small.choice.units,
         small.choice.removed,
         cut,
-        difference(outputs_of(masked, feeds), outputs_of(small.model, feeds)),
+        difference(evaluate(masked, feeds), evaluate(small.model, feeds)),
     )
 
 

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from getac.fx_graph.onnx_export import export_module
 from tools.torch_zoo.check import Finding, check_captured, check_exported
-from tools.torch_zoo.export import export, export_legacy
+from tools.torch_zoo.export import export_legacy
 from tools.torch_zoo.registry import TORCH_ZOO, example
 
 COLUMNS = ("model", "graph", "nodes", "classes", "prunable", "kept", "error", "effect", "ms", "opaque")
@@ -25,7 +26,7 @@ def findings(name: str, legacy: bool) -> Iterator[tuple[str, Finding | str]]:
     """Graph -> what was found there, or why it could not be exported."""
     captured = check_captured(example(name))
     yield "fx", captured.finding
-    for graph, exporter in [("onnx", export)] + [("legacy", export_legacy)] * legacy:
+    for graph, exporter in [("onnx", export_module)] + [("legacy", export_legacy)] * legacy:
         made = example(name)
         try:
             model = exporter(made.module, made.args, made.kwargs)

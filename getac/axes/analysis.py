@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from getac.axes.axis import Axis, Freeze, Mask, kept, leaves, units
 from getac.axes.contents import Site
 from getac.axes.infer import Inference, OpaqueNode, infer
+from getac.axes.reasons import GLOB
 from getac.axes.roles import UNITS, name_atoms
 from getac.axes.slabs import check_masking
 from getac.axes.wishes import NO_WISHES, Wishes
@@ -22,11 +25,13 @@ from getac.view import GraphView
 if TYPE_CHECKING:
     import networkx as nx
 
+    from getac.axes.costs import Costs
+    from getac.quantizer import Quantizer
+
 __all__ = ["Analysis", "FrozenAxis", "Member", "PruningClass", "analyze_view"]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):  # there are several for each parameter
     """A parameter's dimension in which a class occurs.
 
     Args:
@@ -66,6 +71,11 @@ class PruningClass:
     def size(self) -> int:
         return self.atom.size
 
+    @property
+    def place(self) -> str:
+        """The module that its parameters, or most of them, lie in."""
+        return common_module([member.name for member in self.members])
+
 
 @dataclass(frozen=True)
 class FrozenAxis:
@@ -74,6 +84,11 @@ class FrozenAxis:
     size: int
     why: Freeze
     members: tuple[Member, ...]
+
+    @property
+    def hint(self) -> str:
+        """What a person can do about it."""
+        return self.why.hint.replace(GLOB, self.members[0].name)
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,7 @@ class Analysis:
         classes: The open classes, in the order of the graph.
         frozen: The frozen axes of stored tensors, likewise.
         sites: Where a size is written down -> the axis that it is the size of.
+        quantizers: Value -> how it is rounded.
         opaque: The nodes without a rule.
     """
 
@@ -94,6 +110,7 @@ class Analysis:
     classes: tuple[PruningClass, ...]
     frozen: tuple[FrozenAxis, ...]
     parameters: frozenset[Hashable]
+    quantizers: Mapping[Any, Quantizer] = field(default_factory=dict, repr=False)
 
     @property
     def axes(self) -> Mapping[Hashable, Axes]:
@@ -115,6 +132,16 @@ class Analysis:
 
         return network_of(self)
 
+    @cached_property
+    def costs(self) -> Costs:
+        """Parameters, bytes, MACs and BOPs: in all, by layer, by unit.
+
+        Counted when first asked for, which must be before the graph is sliced.
+        """
+        from getac.axes.costs import costs_of  # it is written in terms of this module
+
+        return costs_of(self)
+
     @property
     def opaque(self) -> list[OpaqueNode]:
         return self.inference.opaque
@@ -125,11 +152,26 @@ class Analysis:
         return None if axes is None else [kept(axis, masks) for axis in axes]
 
 
-def analyze_view(view: GraphView, wishes: Wishes = NO_WISHES) -> Analysis:
+def common_module(names: Sequence[str]) -> str:
+    """The common path of parameters, of most at least: layer1.0 for layer1.0.conv1.weight, layer1.0.bn1.bias."""
+    every = [name.split(".")[:-1] for name in names]
+    [(top, _)] = Counter(tuple(path[:1]) for path in every).most_common(1)
+    paths = [path for path in every if tuple(path[:1]) == top]
+    first, last = min(paths), max(paths)  # what these two share, all between them do
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return ".".join(part for part, _ in same)
+
+
+def analyze_view(
+    view: GraphView, wishes: Wishes = NO_WISHES, quantizers: Mapping[Any, Quantizer] | None = None
+) -> Analysis:
     """Infers the axes of a graph and collects them into classes.
 
     Both classes and frozen axes need a float parameter among their members: an axis that only activations
     or lists of integers have holds nothing that could be removed.
+
+    Args:
+        quantizers: Value -> how it is rounded, for bit operations and bytes.
     """
     inference = infer(view, wishes)
     check_masking(view, inference)
@@ -153,4 +195,6 @@ def analyze_view(view: GraphView, wishes: Wishes = NO_WISHES) -> Analysis:
         else:
             role = roles.get(leaf, UNITS)
             classes.append(PruningClass(f"c{len(classes)}", role, leaf, tuple(where)))
-    return Analysis(view, inference, tuple(classes), tuple(frozen), frozenset(view.parameters))
+    return Analysis(
+        view, inference, tuple(classes), tuple(frozen), frozenset(view.parameters), quantizers or {}
+    )

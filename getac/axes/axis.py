@@ -18,6 +18,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from getac.axes.reasons import Reason
+
 __all__ = [
     "Axis",
     "Freeze",
@@ -39,8 +41,17 @@ Mask = npt.NDArray[np.bool_]
 class Freeze:
     """Why an axis must keep all of its units, and the node that says so."""
 
-    reason: str
+    kind: Reason
     node: str
+
+    @property
+    def reason(self) -> str:
+        return self.kind.text
+
+    @property
+    def hint(self) -> str:
+        """What a person can do about it."""
+        return self.kind.hint
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.node})" if self.node else self.reason

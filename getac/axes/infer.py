@@ -7,8 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from getac.axes.axis import Axis, Freeze, atom, freeze, leaves
+from getac.axes.axis import Axis, Freeze, atom, freeze, leaves, resolve
 from getac.axes.contents import Contents, Derived, Entry, Fixed, Literal, Site, SizeOf, Unknown
+from getac.axes.reasons import (
+    ARGUMENT,
+    COMPUTED_SIZE,
+    EMPTY_INPUT,
+    GRAPH_INPUT,
+    GRAPH_OUTPUT,
+    KEPT,
+    NO_INPUT_SHAPE,
+    NO_OUTPUT_SHAPE,
+    NO_RULE,
+    OUTPUT_SIZE,
+    SIZE_AS_NUMBER,
+    WRONG_RESULT,
+    Reason,
+)
 from getac.axes.unify import unify, unify_sizes
 from getac.axes.wishes import NO_WISHES, Wishes
 from getac.rules.base import Axes
@@ -24,6 +39,7 @@ class OpaqueNode:
     name: str
     operator: str
     reason: str
+    hint: str
 
 
 @dataclass
@@ -66,15 +82,15 @@ def infer(view: GraphView, wishes: Wishes = NO_WISHES) -> Inference:
     for value in view.parameters:
         add_value(view, result, value, None)
     for value in view.inputs:
-        add_value(view, result, value, "a graph input")
+        add_value(view, result, value, GRAPH_INPUT)
     for node in view.nodes:
         visit(view, node, result, contents)
-    freeze_statistics(view, result, wishes)
     for value in view.outputs:
         for axis in result.axes.get(value, ()):
-            freeze(axis, Freeze("a graph output", view.name_of(value)))
+            freeze(axis, Freeze(GRAPH_OUTPUT, view.name_of(value)))
         for entry in contents.get(value, ()):
-            pin(entry, result, Freeze("its size is a graph output", view.name_of(value)))
+            pin(entry, result, Freeze(OUTPUT_SIZE, view.name_of(value)))
+    freeze_statistics(view, result, wishes)  # last: of what else is frozen, no wish opens it
     return result
 
 
@@ -86,7 +102,7 @@ def freeze_statistics(view: GraphView, result: Inference, wishes: Wishes) -> Non
         keeps, opens = wishes.keeps(name), wishes.opens(name)
         for axis in result.axes.get(value, ()):
             if keeps:
-                freeze(axis, Freeze("kept on request", name))
+                freeze(axis, Freeze(KEPT, name))
             if opens:
                 wanted.update(leaves(axis))
     for axis, why in result.statistics:
@@ -107,7 +123,7 @@ def pin(entry: Entry, result: Inference, why: Freeze) -> None:
         freeze(entry.axis, why)
 
 
-def add_value(view: GraphView, result: Inference, value: Hashable, frozen: str | None) -> None:
+def add_value(view: GraphView, result: Inference, value: Hashable, frozen: Reason | None) -> None:
     sizes = view.sizes(value)
     if sizes is None:
         return
@@ -124,8 +140,7 @@ def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Has
     reason = why_opaque(view, node, result, contents)
     context = Context(view, node, result, contents)
     if reason is not None:
-        result.opaque.append(OpaqueNode(node.name, node.operator, reason))
-        context.make_opaque(f"touches {node.operator}: {reason}")
+        context.make_opaque(reason)
         return
     assert node.rule is not None
     outputs = node.rule.axes(context)
@@ -137,19 +152,19 @@ def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Has
 
 def why_opaque(
     view: GraphView, node: NodeView, result: Inference, contents: Mapping[Hashable, Contents]
-) -> str | None:
+) -> Reason | None:
     if node.rule is None:
-        return "no rule for this operator"
+        return NO_RULE
     for value in node.inputs:
         if value is None:
             continue
         if value not in result.axes:
-            return f"the shape of its input {view.name_of(value)} is not known"
+            return NO_INPUT_SHAPE.about(view.name_of(value))
         if 0 in (view.sizes(value) or ()) and not is_empty_list(view, value, contents):
-            return f"its input {view.name_of(value)} is empty"
+            return EMPTY_INPUT.about(view.name_of(value))
     for value in node.outputs:
         if view.sizes(value) is None:
-            return f"the shape of its output {view.name_of(value)} is not known"
+            return NO_OUTPUT_SHAPE.about(view.name_of(value))
     return None
 
 
@@ -194,18 +209,19 @@ class Context:
     def atom(self, size: int, label: str = "") -> Axis:
         return atom(size, f"{self._node.name}.{label}" if label else self._node.name)
 
-    def frozen_atom(self, size: int, reason: str) -> Axis:
+    def frozen_atom(self, size: int, reason: Reason) -> Axis:
         axis = self.atom(size)
-        self.freeze(axis, reason)
+        axis.frozen = Freeze(reason, self._node.name)
         return axis
 
     def same(self, x: Axis, y: Axis) -> None:
         unify(x, y, self._node.name)
 
-    def freeze(self, axis: Axis, reason: str) -> None:
-        freeze(axis, Freeze(reason, self._node.name))
+    def freeze(self, axis: Axis, reason: Reason) -> None:
+        if resolve(axis).frozen is None:  # else all of its atoms are
+            freeze(axis, Freeze(reason, self._node.name))
 
-    def freeze_statistics(self, axis: Axis, reason: str) -> None:
+    def freeze_statistics(self, axis: Axis, reason: Reason) -> None:
         self._result.statistics.append((axis, Freeze(reason, self._node.name)))
 
     def role(self, axis: Axis, name: str) -> None:
@@ -232,12 +248,12 @@ class Context:
             elif isinstance(entry, SizeOf):
                 unify_sizes(entry.axis, axis, self._node.name)
             elif not isinstance(entry, Fixed) or entry.value == axis.size:
-                self.freeze(axis, "its size is computed in a way that is not followed")
+                self.freeze(axis, COMPUTED_SIZE)
 
     def keep_number(self, argument: str, value: float, axis: Axis) -> None:
         self._result.derived[Site(self._node.identity, argument)] = Derived(axis, value)
 
-    def pin(self, entry: Entry, reason: str) -> None:
+    def pin(self, entry: Entry, reason: Reason) -> None:
         pin(entry, self._result, Freeze(reason, self._node.name))
 
     def contents(self, index: int) -> Contents | None:
@@ -275,7 +291,7 @@ class Context:
         for index, value in enumerate(self._node.inputs):
             if index not in self._operands:
                 for axis in self._result.axes.get(value, ()):
-                    self.freeze(axis, f"an argument of {self._node.operator}")
+                    self.freeze(axis, ARGUMENT.about(self._node.operator))
 
     def freeze_unfollowed_sizes(self) -> None:
         """Sizes that go into arithmetic without a rule: what comes out of it would change with them."""
@@ -287,7 +303,7 @@ class Context:
 
     def _pin_entries(self, value: Hashable) -> None:
         for entry in self._contents.get(value, ()):
-            pin(entry, self._result, Freeze("its size is used as a number", self._node.name))
+            pin(entry, self._result, Freeze(SIZE_AS_NUMBER, self._node.name))
 
     def set_output(self, value: Hashable, axes: Axes) -> None:
         """Records a rule's answer; one that contradicts the known shape is not trusted."""
@@ -295,13 +311,13 @@ class Context:
         if sizes == tuple(axis.size for axis in axes):
             self._result.axes[value] = axes
             return
-        self.make_opaque("a rule and the shape of its result disagree")
-        self._result.opaque.append(
-            OpaqueNode(self._node.name, self._node.operator, "its rule and the shape of its result disagree")
-        )
+        self.make_opaque(WRONG_RESULT)
 
-    def make_opaque(self, reason: str) -> None:
+    def make_opaque(self, why: Reason) -> None:
         """Freezes all that the node touches and gives its outputs fresh, frozen axes."""
+        operator = self._node.operator
+        self._result.opaque.append(OpaqueNode(self._node.name, operator, why.text, why.hint))
+        reason = why.touched_through(operator)
         for value in [*self._node.inputs, *self._node.captured]:
             for axis in self._result.axes.get(value, ()):
                 self.freeze(axis, reason)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from getac.axes.axis import Axis, Freeze, freeze, leaves
 from getac.axes.infer import Inference
+from getac.axes.reasons import NOT_FINITE, NOT_ZERO
 from getac.rules.base import UNKNOWN, ZERO, Floats, Rule, Slab, Slabs
 from getac.view import GraphView, NodeView
 
@@ -103,12 +104,12 @@ def check_masking(view: GraphView, inference: Inference) -> None:
     walk = Walk(view, inference, MaskedNumbers(view))
     for contraction in walk.run():
         if not contraction.removable.all():
-            why = Freeze("summed where a removed unit would not be zero", contraction.node.name)
+            why = Freeze(NOT_ZERO, contraction.node.name)
             for leaf in leaves(contraction.axis):
                 if leaf not in inference.opened:  # there, masked differs from sliced in any case
                     freeze(leaf, why)
     for axis, node in walk.not_finite:
-        freeze(axis, Freeze("a removed unit would not stay finite", node))
+        freeze(axis, Freeze(NOT_FINITE, node))
 
 
 def find_contractions(view: GraphView, inference: Inference) -> list[Contraction]:
@@ -197,13 +198,18 @@ class Context:
             return UNKNOWN
         return np.array(float(numbers.flat[0]))
 
+    def may_lose_units(self, dimension: int) -> bool:
+        return self._walk.is_open(self._output(dimension))
+
+    def _output(self, dimension: int) -> Axis:
+        return self._walk.inference.axes[self._node.outputs[0]][dimension]
+
     def evaluate(self, dimension: int, operands: Sequence[Slab | None]) -> Slab:
-        axis = self._walk.inference.axes[self._node.outputs[0]][dimension]
-        if not self._walk.is_open(axis):
+        if not self.may_lose_units(dimension):
             return UNKNOWN
         result, is_finite = self._outcome(operands)
         if not is_finite:
-            self._walk.not_finite.append((axis, self._node.name))
+            self._walk.not_finite.append((self._output(dimension), self._node.name))
         return result
 
     def _outcome(self, operands: Sequence[Slab | None]) -> tuple[Slab, bool]:
@@ -242,7 +248,7 @@ class Context:
             return
         slab = self.slab(index, dimension)
         vanishes = (slab == 0) | (weight == 0)
-        if foldable and self._has_own_bias() and not self._walk.numbers.masked:
+        if foldable and not self._walk.numbers.masked and self._has_own_bias():
             vanishes = vanishes | ~np.isnan(slab)
         # Not spread over the axis: one number stays one, however wide the layer is.
         self._walk.contractions.append(Contraction(self._node, axis, np.asarray(vanishes), slab, weight))

@@ -23,6 +23,7 @@ from getac.axes.axis import (
     resolve,
     terms,
 )
+from getac.axes.reasons import PARTS_APART, SELF_CONTAINING, SPLIT_ELSEWHERE, UNEQUAL_SIZES, Reason
 
 __all__ = ["unify", "unify_sizes"]
 
@@ -39,7 +40,7 @@ def unify(x: Axis, y: Axis, node: str) -> None:
     if x is y:
         return
     if x.size != y.size:
-        _freeze_all([x, y], f"sizes {x.size} and {y.size} must be equal and are not", node)
+        _freeze_all([x, y], UNEQUAL_SIZES.about(x.size, y.size), node)
     elif x.size == 1:
         return
     elif x.kind is Kind.ATOM:
@@ -68,7 +69,7 @@ def unify_sizes(x: Axis, y: Axis, node: str) -> None:
 def _link(x: Axis, y: Axis, node: str) -> None:
     """Makes the atom `x` stand for `y`."""
     if _occurs(x, y):  # only next to parts of size 1: there is nothing to refine
-        _freeze_all([x], "an axis would contain itself", node)
+        _freeze_all([x], SELF_CONTAINING, node)
         return
     if x.frozen:
         freeze(y, x.frozen)
@@ -79,7 +80,7 @@ def _occurs(x: Axis, y: Axis) -> bool:
     return y.kind is not Kind.ATOM and any(leaf is x for leaf in leaves(y))
 
 
-def _freeze_all(axes: list[Axis], reason: str, node: str) -> None:
+def _freeze_all(axes: list[Axis], reason: Reason, node: str) -> None:
     for axis in axes:
         freeze(axis, Freeze(reason, node))
 
@@ -110,7 +111,7 @@ def _freeze_to_common_boundary(
     a: list[Axis], b: list[Axis], after_a: deque[list[Axis]], after_b: deque[list[Axis]], node: str
 ) -> None:
     """Two sums whose parts do not line up: freezes both until they end at the same index again."""
-    reason = "parts that are laid end to end do not line up"
+    reason = PARTS_APART
     end_a, end_b = _size(a), _size(b)
     _freeze_all(a + b, reason, node)
     while end_a != end_b:
@@ -189,7 +190,7 @@ def _divide(a: Axis, b: Axis, node: str) -> Axis:
 
 def _freeze_to_common_factor(a: Axis, b: Axis, after_a: deque[Axis], after_b: deque[Axis], node: str) -> None:
     """Two products without a common outer factor: freezes both until they have covered the same size."""
-    reason = "a reshape splits the axis where its units do not"
+    reason = SPLIT_ELSEWHERE
     size_a, size_b = a.size, b.size
     _freeze_all([a, b], reason, node)
     while size_a != size_b:

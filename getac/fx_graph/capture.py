@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 from torch.export import Dim
+from torch.utils import _pytree
 
 from getac.errors import UnsupportedModelError
 from getac.fx_graph.inline import inline_blocks
@@ -35,11 +37,14 @@ def capture(
     Args:
         args: Example inputs; the first dimension of every tensor is taken for the batch.
         dynamic_batch: Whether the batch size is left open. It needs an example of two or more: torch.export
-            takes a size of 1 for a constant, and the captured module then runs with batches of 1 alone.
+            takes a size of 1 for a constant, and the captured module then runs with batches of 1 alone,
+            of which a warning tells.
 
     Raises:
         UnsupportedModelError: The model cannot be captured (it branches on data, say).
     """
+    if dynamic_batch:
+        warn_of_single_samples(args, kwargs or {})
     modes = {part: part.training for part in model.modules()}
     try:
         if not model.training:
@@ -60,6 +65,18 @@ def capture(
     module.recompile()
     module.train(model.training)
     return module
+
+
+def warn_of_single_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    tensors = [one for one in _pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+    single = [f"{tuple(one.shape)}" for one in tensors if one.ndim and one.shape[0] == 1]
+    if single:
+        warnings.warn(
+            f"an example input has a first dimension of 1: {', '.join(single)}; torch.export takes it for a"
+            " constant, and the captured module runs with batches of 1 alone. Give an example of two samples"
+            " or more, or say dynamic_batch=False",
+            stacklevel=3,
+        )
 
 
 def export(

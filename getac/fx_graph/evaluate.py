@@ -27,7 +27,12 @@ def evaluate(node: fx.Node, operands: Mapping[fx.Node, Array]) -> Array:
     with torch.no_grad():
         result = node.target(*args, **kwargs)
     first = result[0] if isinstance(result, list | tuple) else result
-    return np.asarray(torch.as_tensor(first).to(torch.float64).numpy())
+    return np.asarray(real(torch.as_tensor(first)).to(torch.float64).numpy())
+
+
+def real(result: torch.Tensor) -> torch.Tensor:
+    """The result as real numbers, NaN where it is none."""
+    return torch.where(result.imag == 0, result.real, torch.nan) if result.is_complex() else result
 
 
 def as_tensor(operand: fx.Node, array: Array) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from getac.axes.reasons import COMPUTED_PLACE, RANGE, SOFTMAX, Reason
 from getac.fx_graph.call import Call, Maker, call, is_tensor, table, tensor_arguments
 from getac.fx_graph.rarer_operators import RARER_OPERATORS, SIZE_OPERATORS
 from getac.fx_graph.reader import CallReader, NotConstant, operator_name
@@ -107,7 +108,7 @@ def layer_norm(r: CallReader) -> Call:
     return call(r, rule, "input", "weight", "bias", lists={3: "normalized_shape"})
 
 
-def along(reason: str) -> Maker:
+def along(reason: Reason) -> Maker:
     def make(r: CallReader) -> Call:
         return call(r, Normalized((r.dimension(),), reason), "self")
 
@@ -130,12 +131,11 @@ def spatial_rank(r: CallReader) -> int:
 
 
 def pad(r: CallReader) -> Call:
-    rank, amounts = r.rank(), r.integers("pad")
-    padded = [False] * rank
-    for position in range(len(amounts) // 2):  # pairs, from the last dimension
-        padded[rank - 1 - position] = bool(amounts[2 * position] or amounts[2 * position + 1])
+    pads = r.integers("pad")  # pairs, from the last dimension
+    pairs = [*zip(pads[::2], pads[1::2], strict=True), *[(0, 0)] * (r.rank() - len(pads) // 2)]
     constant = r.get("mode", "constant") == "constant"
-    return call(r, Pad(tuple(padded), zeros=constant, filling=float(r.get("value") or 0.0)), "self")
+    rule = Pad(tuple(reversed(pairs)), zeros=constant, filling=float(r.get("value") or 0.0))
+    return call(r, rule, "self")
 
 
 def view(name: str) -> Maker:
@@ -198,10 +198,15 @@ def expand_as(r: CallReader) -> Call:
 
 
 def concat(r: CallReader) -> Call:
-    tensors = r.tensors("tensors")
-    tensors = [t for t in tensors if t.meta["val"].ndim > 1 or t.meta["val"].numel() != 0]
+    tensors = [tensor for tensor in r.tensors("tensors") if not is_empty_list(tensor)]
     rank = tensors[0].meta["val"].ndim
     return Call(Concat(axis=r.integer("dim", 0) % rank), tuple(tensors))
+
+
+def is_empty_list(tensor: fx.Node) -> bool:
+    """Whether it has the shape (0,), which goes with any rank; a symbol cannot be compared."""
+    shape = tensor.meta["val"].shape
+    return len(shape) == 1 and type(shape[0]) is int and shape[0] == 0
 
 
 def split(r: CallReader) -> Call:
@@ -218,8 +223,9 @@ def slice_(r: CallReader) -> Call:
     if start in (None, 0) and (stop is None or stop == MAXIMUM) and step == 1:
         return call(r, Slice(()), "self")
     if size is None or not all(value is None or isinstance(value, int) for value in (start, stop)):
-        return call(r, Reordered((dimension,), "sliced at a computed place"), "self")
-    cut = Cut(dimension, *slice(start, stop, step).indices(size), 0)
+        return call(r, Reordered((dimension,), COMPUTED_PLACE), "self")
+    bounds = slice(start, stop, step).indices(size)
+    cut = Cut(dimension, *bounds, 0, start_from_end=(start or 0) < 0, stop_from_end=(stop or 0) < 0)
     return call(r, Slice((cut,)), "self", sites={"starts": "start", "ends": "end"})
 
 
@@ -274,7 +280,7 @@ def filled(number: float | None) -> Maker:
     return make
 
 
-def fresh(reason: str) -> Maker:
+def fresh(reason: Reason) -> Maker:
     def make(r: CallReader) -> Call:
         return Call(Fresh(reason), ())
 
@@ -289,7 +295,7 @@ OPERATORS: dict[str, Maker] = table(
             log log1p log2 logical_and logical_not logical_or logical_xor log_sigmoid lt maximum minimum
             mish nan_to_num ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid
             sign silu sin sinh softplus sqrt square sub tan tanh threshold trunc masked_fill __and__
-            __or__ ones_like zeros_like""",
+            __or__ ones_like zeros_like angle complex conj imag polar real""",
         product_like: "mul",
         same_value: """alias alpha_dropout clone contiguous detach dropout feature_alpha_dropout
             feature_dropout lift_fresh_copy to type_as _to_copy native_dropout""",
@@ -305,7 +311,7 @@ OPERATORS: dict[str, Maker] = table(
         instance_norm: "instance_norm",
         group_norm: "group_norm",
         layer_norm: "layer_norm",
-        along("the axis of a softmax"): "softmax log_softmax _softmax _log_softmax",
+        along(SOFTMAX): "softmax log_softmax _softmax _log_softmax",
         spatial: """max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
             adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices
             upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d
@@ -339,7 +345,7 @@ OPERATORS: dict[str, Maker] = table(
         filled(1.0): "ones new_ones",
         filled(None): "full new_full",
         filled(float("nan")): "empty new_empty rand randn",
-        fresh("a range"): "arange linspace eye scalar_tensor",
+        fresh(RANGE): "arange linspace eye scalar_tensor",
     }
 )
 OPERATORS |= RARER_OPERATORS | SIZE_OPERATORS

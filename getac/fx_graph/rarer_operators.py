@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
+
 from torch import fx
 
+from getac.axes.reasons import CUMULATED, CUMULATED_PRODUCT, REVERSED, ROLLED, TRIANGLE, Reason
 from getac.fx_graph.call import Call, Maker, call, table
 from getac.fx_graph.reader import CallReader, NotConstant
 from getac.rules.attention import Attention
-from getac.rules.einsum import parse
+from getac.rules.einsum import Einsum, parse
 from getac.rules.glu import GatedLinearUnit
 from getac.rules.indexing import (
     GatherElements,
     Index,
     IndexPut,
     IndexUpdate,
+    MaskedEntries,
     OneHot,
     Sampled,
     ScatterElements,
@@ -23,6 +27,7 @@ from getac.rules.matmul_add import MatMulAdd
 from getac.rules.normalization import LayerNorm, Normalized
 from getac.rules.rearrange import (
     ChannelShuffle,
+    ComplexParts,
     DepthToSpace,
     Differences,
     Fold,
@@ -35,7 +40,7 @@ from getac.rules.rearrange import (
     Unfold,
     Windows,
 )
-from getac.rules.recurrent import RecurrentLayers
+from getac.rules.recurrent import RecurrentCell, RecurrentLayers
 from getac.rules.sizes import SizeArithmetic
 from getac.rules.weight_norm import WeightNorm
 
@@ -63,6 +68,27 @@ def einsum(r: CallReader) -> Call:
     except ValueError as error:
         raise NotConstant(str(error)) from error
     return Call(rule, tuple(tensors))
+
+
+def tensordot(r: CallReader) -> Call:
+    """An einsum in which the summed dimensions of both operands have the same letters."""
+    letters = ascii_letters[: r.rank()]
+    others = list(ascii_letters[r.rank() :][: r.rank("other")])
+    summed = [d % r.rank() for d in r.integers("dims_self")]
+    for dimension, place in zip(summed, r.integers("dims_other"), strict=True):
+        others[place] = letters[dimension]
+    result = (letter for letter in (*letters, *others) if (letter in letters) != (letter in others))
+    return call(r, Einsum((letters, "".join(others)), "".join(result)), "self", "other")
+
+
+def cell(gates: int, states: int) -> Maker:
+    def make(r: CallReader) -> Call:
+        hidden = r.tensors("hx") if states > 1 else [r.get("hx")]
+        names = ("w_ih", "w_hh", "b_ih", "b_hh")
+        parameters = call(r, RecurrentCell(gates, states), *names)
+        return Call(parameters.rule, (r.get("input"), *hidden, *parameters.operands))
+
+    return make
 
 
 def recurrent(gates: int, states: int) -> Maker:
@@ -143,10 +169,10 @@ def windows(r: CallReader) -> Call:
 
 def last_two(r: CallReader) -> Call:
     rank = r.rank()
-    return call(r, Reordered((rank - 2, rank - 1), "a triangle", zeros=True), "self")
+    return call(r, Reordered((rank - 2, rank - 1), TRIANGLE, zeros=True), "self")
 
 
-def moved(reason: str, name: str) -> Maker:
+def moved(reason: Reason, name: str) -> Maker:
     """Entries move along the named dimensions, or along all."""
 
     def make(r: CallReader) -> Call:
@@ -158,14 +184,14 @@ def moved(reason: str, name: str) -> Maker:
 
 
 def summed(r: CallReader) -> Call:
-    return call(r, Reordered((r.dimension(),), "a cumulative sum", zeros=True), "self")
+    return call(r, Reordered((r.dimension(),), CUMULATED, zeros=True), "self")
 
 
 def differences(r: CallReader) -> Call:
     return call(r, Differences(r.dimension(default=-1)), "self", "prepend", "append")
 
 
-def mixed(reason: str) -> Maker:
+def mixed(reason: Reason) -> Maker:
     def make(r: CallReader) -> Call:
         return call(r, Normalized((r.dimension(default=-1),), reason), "self")
 
@@ -183,7 +209,18 @@ def scatter(adds: bool) -> Maker:
     return make
 
 
+def complex_parts(joined: bool) -> Maker:
+    def make(r: CallReader) -> Call:
+        return call(r, ComplexParts(joined), "self")
+
+    return make
+
+
 def index(r: CallReader) -> Call:
+    found = [(i, t) for i, t in enumerate(r.get("indices")) if t is not None]
+    if len(found) == 1 and is_mask(found[0][1]):
+        dimension, mask = found[0]
+        return Call(MaskedEntries(dimension), (r.get("self"), mask))
     dimensions, tensors = indexed(r)
     return Call(Index(dimensions), (r.get("self"), *tensors))
 
@@ -196,9 +233,13 @@ def index_put(r: CallReader) -> Call:
 def indexed(r: CallReader) -> tuple[tuple[int, ...], list[fx.Node]]:
     """The dimensions that are indexed, and by what; a mask counts through several and has no rule."""
     found = [(i, t) for i, t in enumerate(r.get("indices")) if t is not None]
-    if any(str(t.meta["val"].dtype) in ("torch.bool", "torch.uint8") for _, t in found):
+    if any(is_mask(t) for _, t in found):
         raise NotConstant("indexed by a mask")
     return tuple(i for i, _ in found), [t for _, t in found]
+
+
+def is_mask(tensor: fx.Node) -> bool:
+    return str(tensor.meta["val"].dtype) in ("torch.bool", "torch.uint8")
 
 
 def index_update(source: str, adds: bool, *more: str) -> Maker:
@@ -255,6 +296,12 @@ RARER_OPERATORS: dict[str, Maker] = table(
         attention: "scaled_dot_product_attention",
         batched_matmul_add: "baddbmm",
         einsum: "einsum",
+        tensordot: "tensordot",
+        cell(4, 2): "lstm_cell",
+        cell(3, 1): "gru_cell",
+        cell(1, 1): "rnn_tanh_cell rnn_relu_cell",
+        complex_parts(joined=True): "view_as_complex",
+        complex_parts(joined=False): "view_as_real",
         recurrent(4, 2): "lstm",
         recurrent(3, 1): "gru",
         recurrent(1, 1): "rnn_tanh rnn_relu",
@@ -270,11 +317,11 @@ RARER_OPERATORS: dict[str, Maker] = table(
         col2im: "col2im",
         windows: "unfold",
         last_two: "tril triu",
-        moved("rolled", "dims"): "roll",
-        moved("reversed", "dims"): "flip",
+        moved(ROLLED, "dims"): "roll",
+        moved(REVERSED, "dims"): "flip",
         summed: "cumsum",
         differences: "diff",
-        mixed("a cumulative product"): "cumprod logcumsumexp cummax cummin",
+        mixed(CUMULATED_PRODUCT): "cumprod logcumsumexp cummax cummin",
         gather: "gather",
         scatter(adds=False): "scatter",
         scatter(adds=True): "scatter_add scatter_reduce",

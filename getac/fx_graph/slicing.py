@@ -23,7 +23,7 @@ from getac.fx_graph.refresh import refresh_sizes
 from getac.fx_graph.view import FxView
 from getac.slicing import SizeChange
 
-__all__ = ["FxEditor"]
+__all__ = ["FxEditor", "cut_tensor", "kept_part"]
 
 aten = torch.ops.aten
 
@@ -35,15 +35,7 @@ class FxEditor:
     view: FxView
 
     def cut(self, parameter: Hashable, masks: Sequence[Mask]) -> None:
-        """Slices the tensor in place, so that whoever holds it (an optimizer, a tie) holds the small one."""
-        tensor = self.view.tensor(parameter)
-        data = tensor.detach()
-        for dimension, mask in enumerate(masks):
-            if not mask.all():
-                kept = torch.from_numpy(mask.nonzero()[0]).to(data.device)
-                data = data.index_select(dimension, kept)
-        tensor.data = data.contiguous()
-        tensor.grad = None
+        cut_tensor(self.view.tensor(parameter), masks)
 
     def write_sizes(self, sizes: Mapping[Site, SizeChange]) -> None:
         by_node: dict[fx.Node, dict[Site, SizeChange]] = defaultdict(dict)
@@ -63,6 +55,27 @@ class FxEditor:
             assert call is not None
             write(site.node, argument_name(call, site), site.index, value)
         self.view.module.recompile()
+
+
+def kept_part(data: torch.Tensor, masks: Sequence[Mask]) -> torch.Tensor:
+    """The marked indices of each dimension."""
+    for dimension, mask in enumerate(masks):
+        if not mask.all():
+            data = data.index_select(dimension, torch.from_numpy(mask.nonzero()[0]).to(data.device))
+    return data if data.is_sparse else data.contiguous()
+
+
+def cut_tensor(tensor: torch.Tensor, masks: Sequence[Mask]) -> None:
+    """Slices a stored tensor and its gradient in place: whoever holds it (an optimizer, a tie) holds the small one."""
+    data, grad = kept_part(tensor.detach(), masks), tensor.grad
+    tensor.grad = None  # of the old shape
+    # An earlier loss that is still alive keeps autograd's accumulator of the gradient, which expects the old
+    # shape: the next backward would fail. Only a change of type makes autograd let go of it.
+    other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+    tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data
+    if grad is not None:
+        tensor.grad = kept_part(grad.detach(), masks)
 
 
 def write_node(node: fx.Node, changes: Mapping[Site, SizeChange]) -> None:

@@ -43,7 +43,7 @@ class Result(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # frozen would be slow, and there is one for each node
 class FxNode:
     """A call of an operator; see `getac.view.NodeView`."""
 
@@ -161,7 +161,7 @@ class FxView:
         found = self._owners.get(path)
         if found is None:
             parent, _, name = path.rpartition(".")
-            found = self._owners[path] = self._owner(parent).get_submodule(name)
+            found = self._owners[path] = self._owner(parent)._modules[name]
         return found
 
     def _add_result(self, node: fx.Node) -> None:
@@ -173,11 +173,13 @@ class FxView:
     def _node(self, node: fx.Node) -> FxNode:
         call = None if writes_what_others_read(node) else call_of(node)
         lists = self._lists(node, call) if call and call.lists else {}
-        operands = call.operands if call else node.all_input_nodes
+        read = node.all_input_nodes
+        operands = call.operands if call else read
         inputs: list[Hashable | None] = [None if n is None else self._values.get(n) for n in operands]
         inputs += [None] * (max(lists, default=-1) + 1 - len(inputs))
-        listed = {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
-        others = {self._values.get(n) for n in node.all_input_nodes if n not in operands} - listed
+        others = {self._values.get(n) for n in set(read).difference(operands)}
+        if lists and others:
+            others -= {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
         captured = [value for value in others if value is not None and value not in inputs]
         return FxNode(node, call, inputs, self._results(node), captured, lists)
 
@@ -222,6 +224,9 @@ class FxView:
 
     def is_float(self, value: Hashable) -> bool:
         return value in self._floats
+
+    def storage_bits(self, parameter: Hashable) -> int:
+        return 8 * self.tensor(parameter).element_size()
 
     def small_constant(self, value: Hashable) -> Array | None:
         """The numbers of a small buffer; a parameter may change in training and is no constant."""

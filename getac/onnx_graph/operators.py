@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from getac.axes.reasons import CUMULATED, NO_EPSILON, SOFTMAX, VECTOR_NORM, Reason
 from getac.onnx_graph.node_reader import NodeReader, NotConstant
 from getac.onnx_graph.rarer_operators import RARER_OPERATORS
 from getac.onnx_graph.shapes import Shapes
@@ -127,14 +128,14 @@ def layer_norm(n: NodeReader) -> Rule:
 
 
 def lrn(n: NodeReader) -> Rule:
-    return Normalized((1,), "a normalised axis")
+    return Normalized((1,), VECTOR_NORM)
 
 
 def mean_variance(n: NodeReader) -> Rule:
-    return Normalized(None, "normalised without an epsilon")  # onnxruntime makes NaN of a zero channel
+    return Normalized(None, NO_EPSILON)  # onnxruntime makes NaN of a zero channel
 
 
-def along(default: int, reason: str) -> Maker:
+def along(default: int, reason: Reason) -> Maker:
     def make(n: NodeReader) -> Rule:
         return Normalized((n.axis(default),), reason)
 
@@ -143,7 +144,7 @@ def along(default: int, reason: str) -> Maker:
 
 def cumulative(n: NodeReader) -> Rule:
     axes = n.numbers(1) or ()
-    return Normalized(tuple(axis % n.rank() for axis in axes), "a cumulative sum")
+    return Normalized(tuple(axis % n.rank() for axis in axes), CUMULATED)
 
 
 def pool(n: NodeReader) -> Rule:
@@ -173,10 +174,10 @@ def pad(n: NodeReader) -> Rule:
     assert pads is not None
     rank = n.rank()
     where = [axis % rank for axis in axes] if axes is not None else list(range(rank))
-    padded = [False] * rank
+    amounts = [(0, 0)] * rank
     for position, axis in enumerate(where):
-        padded[axis] = bool(pads[position] or pads[position + len(where)])
-    return Pad(tuple(padded), zeros=n.text("mode", "constant") == "constant")
+        amounts[axis] = (pads[position], pads[position + len(where)])
+    return Pad(tuple(amounts), zeros=n.text("mode", "constant") == "constant")
 
 
 def concat(n: NodeReader) -> Rule:
@@ -296,8 +297,8 @@ OPERATORS: dict[str, Maker] = table(
         layer_norm: "LayerNormalization",
         lrn: "LRN",
         mean_variance: "MeanVarianceNormalization",
-        along(-1, "the axis of a softmax"): "Softmax LogSoftmax Hardmax",
-        along(-1, "a normalised axis"): "LpNormalization",
+        along(-1, SOFTMAX): "Softmax LogSoftmax Hardmax",
+        along(-1, VECTOR_NORM): "LpNormalization",
         cumulative: "CumSum",
         pool: "MaxPool GlobalAveragePool GlobalMaxPool",
         power_pool: "LpPool GlobalLpPool",

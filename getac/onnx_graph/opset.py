@@ -2,7 +2,8 @@
 
 Older models go up through onnx's version converter, save for the steps that it gets wrong (measured against
 onnxruntime), which are written here. Newer models come down: an operator that uses nothing newer than the
-target keeps its name, and one that is new is spelled out by the function body in its own definition.
+target keeps its name, and one that is new is spelled out: by an expander, if there is one for it here, else
+by the function body in its own definition.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from onnx import defs, helper, version_converter
 from onnx.defs import OpSchema
 
 from getac.errors import GetacError, InvalidModelError, UnsupportedModelError
+from getac.onnx_graph.attention import expand_attention
 from getac.onnx_graph.functions import Names, expand_call, subgraphs
+from getac.onnx_graph.rotary import expand_rotary
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "TARGET_OPSET", "convert_opset", "default_opset"]
 
@@ -314,6 +317,11 @@ _MENDERS: dict[str, _Mender] = {
 # ---- down ----
 
 
+# Operators whose own function bodies compute with sizes, so that the analysis would lose their axes. Where an
+# expander has too little to go by, the body is used.
+_EXPANDERS = {"Attention": expand_attention, "RotaryEmbedding": expand_rotary}
+
+
 def _lower(proto: onnx.ModelProto, inferred: onnx.ModelProto, version: int, target: int) -> onnx.ModelProto:
     result = _with_nodes(proto, proto.graph.node, target)
     _check_tensor_types(result.graph, target)
@@ -348,6 +356,9 @@ class _Lowering:
     def _expand(
         self, node: onnx.NodeProto, schema: OpSchema, types: _Types, misfit: str
     ) -> list[onnx.NodeProto]:
+        expand = _EXPANDERS.get(node.op_type)
+        if expand and (nodes := expand(node, schema.since_version, types, self.names)):
+            return nodes
         body = _function_body(node, schema, self.source, types)
         if body is None:
             raise self._refusal(node, misfit)

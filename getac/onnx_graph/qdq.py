@@ -2,12 +2,13 @@
 
 Activations are UINT8 and weights INT8, zero points are always explicit (Gemm does not fuse without one),
 and a lattice with fewer than 256 integers is cut by a Clip on the integers, which fuses where a float Clip
-would not.
+would not. onnxruntime has no Clip of 16-bit integers: these are cut as INT32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,45 @@ from getac.onnx_graph.edit import Array, add_initializer, swap_output_name, uniq
 from getac.quantizer import Quantizer
 
 __all__ = [
+    "Storage",
     "barrier",
+    "cast",
+    "cut_nodes",
     "dequantized_bias",
     "dequantized_weight",
     "keep_quantizer",
+    "new_node",
     "quantize_activation",
+    "quantizer_nodes",
+    "restoring_nodes",
     "scaled_weight",
 ]
 
 
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the integers of a lattice are stored: k as k + zero_point, of a type."""
+
+    integer: ir.DataType
+    zero_point: int
+
+    @classmethod
+    def unsigned(cls, quantizer: Quantizer) -> Storage:
+        """From 0 on, as the integer kernels for activations want it."""
+        narrow = quantizer.high - quantizer.low <= 255
+        return cls(ir.DataType.UINT8 if narrow else ir.DataType.UINT16, -quantizer.low)
+
+    @classmethod
+    def centred(cls, quantizer: Quantizer) -> Storage:
+        """As they are, the zero point in the middle; at most 16 bits."""
+        signed, types = quantizer.signed, ir.DataType
+        narrow, wide = (types.INT8, types.INT16) if signed else (types.UINT8, types.UINT16)
+        limits = np.iinfo(narrow.numpy())
+        fits = limits.min <= quantizer.low and quantizer.high <= limits.max
+        return cls(narrow if fits else wide, 0)
 
 
 def new_node(
@@ -76,24 +106,82 @@ def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype
 
 
 def quantizer_nodes(
-    graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype: ir.DataType
+    graph: ir.Graph,
+    value: ir.Value,
+    quantizer: Quantizer,
+    dtype: ir.DataType,
+    storage: Storage | None = None,
 ) -> list[ir.Node]:
-    """Q, a Clip of the integers where the lattice does not fill their type, and DQ; not yet in the graph."""
-    name, zero_point = value.name or "value", -quantizer.low
-    top = quantizer.high + zero_point
-    integer = ir.DataType.UINT8 if top <= 255 else ir.DataType.UINT16
-    stored = integer.numpy()
-    scale = add_initializer(graph, f"{name}.scale", quantizer.step.astype(dtype.numpy()), dtype)
-    zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, stored))
-    nodes = [new_node(graph, "QuantizeLinear", [value, scale, zero], f"{name}.q", integer)]
-    if top < np.iinfo(stored).max:
-        least = add_initializer(graph, f"{name}.least", np.asarray(0, stored))
-        greatest = add_initializer(graph, f"{name}.greatest", np.asarray(top, stored))
-        inputs = [nodes[-1].outputs[0], least, greatest]
-        nodes.append(new_node(graph, "Clip", inputs, f"{name}.cut", integer))
-    inputs = [nodes[-1].outputs[0], scale, zero]
-    nodes.append(new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", dtype))
+    """Q, a cut of the integers where the lattice does not fill their type, and DQ; not yet in the graph.
+
+    Args:
+        dtype: The value's type, and that of the scales.
+        storage: By default `Storage.unsigned`.
+    """
+    storage = storage or Storage.unsigned(quantizer)
+    name = value.name or "value"
+    parameters = scale_and_zero(graph, name, quantizer, dtype, storage)
+    rounded = new_node(
+        graph, "QuantizeLinear", [value, *parameters], f"{name}.q", storage.integer, **along(quantizer)
+    )
+    cut = cut_nodes(graph, rounded.outputs[0], name, quantizer, storage)
+    last = [rounded, *cut][-1].outputs[0]
+    restored = new_node(
+        graph, "DequantizeLinear", [last, *parameters], f"{name}.dq", dtype, **along(quantizer)
+    )
+    return [rounded, *cut, restored]
+
+
+def restoring_nodes(
+    graph: ir.Graph, name: str, integers: Array, quantizer: Quantizer, storage: Storage
+) -> list[ir.Node]:
+    """Stored integers of a symmetric or unsigned lattice: their cut, and DQ; not yet in the graph."""
+    stored = add_initializer(graph, f"{name}.int", integers)
+    full = quantizer.high == np.iinfo(integers.dtype).max  # -128 is not among the integers anyway
+    cut = [] if full else cut_nodes(graph, stored, name, quantizer, storage)
+    parameters = scale_and_zero(graph, name, quantizer, ir.DataType.FLOAT, storage)
+    inputs = [cut[-1].outputs[0] if cut else stored, *parameters]
+    return [
+        *cut,
+        new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", ir.DataType.FLOAT, **along(quantizer)),
+    ]
+
+
+def scale_and_zero(
+    graph: ir.Graph, name: str, quantizer: Quantizer, dtype: ir.DataType, storage: Storage
+) -> list[ir.Value]:
+    zeros = np.full(quantizer.step.shape, storage.zero_point, storage.integer.numpy())
+    return [
+        add_initializer(graph, f"{name}.scale", quantizer.step.astype(dtype.numpy()), dtype),
+        add_initializer(graph, f"{name}.zero_point", zeros),
+    ]
+
+
+def along(quantizer: Quantizer) -> dict[str, int]:
+    return {} if quantizer.axis is None else {"axis": quantizer.axis}
+
+
+def cut_nodes(
+    graph: ir.Graph, integers: ir.Value, name: str, quantizer: Quantizer, storage: Storage
+) -> list[ir.Node]:
+    """A Clip of integers to those of the lattice, none where their type ends there; not yet in the graph."""
+    low, high = quantizer.low + storage.zero_point, quantizer.high + storage.zero_point
+    limits = np.iinfo(storage.integer.numpy())
+    if (low, high) == (limits.min, limits.max):
+        return []
+    wide = ir.DataType.INT32 if limits.bits == 16 else storage.integer
+    nodes = [] if wide is storage.integer else [cast(graph, integers, f"{name}.wide", wide)]
+    ends = {"least": low, "greatest": high}
+    bounds = [add_initializer(graph, f"{name}.{end}", np.asarray(k, wide.numpy())) for end, k in ends.items()]
+    integers = nodes[-1].outputs[0] if nodes else integers
+    nodes.append(new_node(graph, "Clip", [integers, *bounds], f"{name}.cut", wide))
+    if wide is not storage.integer:
+        nodes.append(cast(graph, nodes[-1].outputs[0], f"{name}.narrow", storage.integer))
     return nodes
+
+
+def cast(graph: ir.Graph, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Node:
+    return new_node(graph, "Cast", [value], name, dtype, to=int(dtype))
 
 
 def replace_uses(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node]) -> None:
@@ -154,7 +242,7 @@ def scaled_weight(layer: ir.Node, name: str, weight: Floats, quantizer: Quantize
     graph, float_ = graph_of(layer), ir.DataType.FLOAT
     integers, zero_point = stored_integers(weight, quantizer)
     stored = add_initializer(graph, f"{name}.int", integers)
-    nodes = [new_node(graph, "Cast", [stored], f"{name}.cast", float_, to=int(float_))]
+    nodes = [cast(graph, stored, f"{name}.cast", float_)]
     if zero_point:
         zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, np.float32))
         nodes.append(new_node(graph, "Sub", [nodes[-1].outputs[0], zero], f"{name}.centred", float_))

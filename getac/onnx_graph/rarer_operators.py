@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from getac.axes.reasons import FOURIER, RANDOM, RANGE, REVERSED, TRIANGLE, Reason
 from getac.onnx_graph.node_reader import NodeReader, NotConstant
 from getac.rules.base import Rule
 from getac.rules.einsum import parse
@@ -73,18 +74,18 @@ def tile(n: NodeReader) -> Rule:
 
 
 def trilu(n: NodeReader) -> Rule:
-    return Reordered((n.rank() - 2, n.rank() - 1), "a triangle of a matrix", zeros=True)
+    return Reordered((n.rank() - 2, n.rank() - 1), TRIANGLE, zeros=True)
 
 
 def reverse_sequence(n: NodeReader) -> Rule:
     time = n.integer("time_axis", 0)
-    return Reordered((time, n.integer("batch_axis", 1)), "a reversed axis")
+    return Reordered((time, n.integer("batch_axis", 1)), REVERSED)
 
 
 def fourier(n: NodeReader) -> Rule:
     """The last dimension holds the real and the imaginary part."""
     axes = n.numbers(2) or (-2,)
-    return Reordered((axes[0] % n.rank(), n.rank() - 1), "a Fourier transform", zeros=True)
+    return Reordered((axes[0] % n.rank(), n.rank() - 1), FOURIER, zeros=True)
 
 
 def fold(n: NodeReader) -> Rule:
@@ -94,11 +95,14 @@ def fold(n: NodeReader) -> Rule:
     return Fold(window)
 
 
+CROPPED = (-1, -1)  # it may be, which the sizes tell when the graph runs
+
+
 def crop_or_pad(n: NodeReader) -> Rule:
     rank = n.rank()
     axes = n.integers("axes")
     where = range(rank) if axes is None else [axis % rank for axis in axes]
-    return Pad(tuple(dimension in where for dimension in range(rank)))
+    return Pad(tuple(CROPPED if dimension in where else (0, 0) for dimension in range(rank)))
 
 
 def determinant(n: NodeReader) -> Rule:
@@ -145,7 +149,7 @@ def size(n: NodeReader) -> Rule:
     return TotalSize()
 
 
-def fresh(reason: str) -> Maker:
+def fresh(reason: Reason) -> Maker:
     def make(n: NodeReader) -> Rule:
         return Fresh(reason)
 
@@ -180,8 +184,8 @@ RARER_OPERATORS: dict[str, Maker] = table(
         sampled: "GridSample",
         regions: "RoiAlign MaxRoiPool",
         size: "Size",
-        fresh("a range"): "Range EyeLike AffineGrid BlackmanWindow HammingWindow HannWindow MelWeightMatrix",
-        fresh("random numbers"): """Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform
+        fresh(RANGE): "Range EyeLike AffineGrid BlackmanWindow HammingWindow HannWindow MelWeightMatrix",
+        fresh(RANDOM): """Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform
             RandomUniformLike""",
     }
 )

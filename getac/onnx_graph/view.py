@@ -157,6 +157,8 @@ class OnnxView:
     def _sample_shapes(self) -> Shapes:
         first = {dim for value in self.model.graph.inputs for dim in self.shapes.dims.get(value, ())[:1]}
         batch = {symbol for dim in first for symbol in dim.symbols}
+        declared = (value.shape[0] for value in self.model.graph.inputs if value.shape)
+        batch |= {str(dim.value) for dim in declared if isinstance(dim, ir.SymbolicDim)}  # found equal or not
         sizes = {name: 1 if name in batch else size for name, size in self.shapes.symbols.items()}
         return infer_shapes(self.model, sizes)
 
@@ -167,6 +169,10 @@ class OnnxView:
     def is_float(self, value: Hashable) -> bool:
         assert isinstance(value, ir.Value)
         return self.shapes.dtypes.get(value) in FLOATS
+
+    def storage_bits(self, parameter: Hashable) -> int:
+        assert isinstance(parameter, ir.Value) and parameter.const_value is not None
+        return parameter.const_value.dtype.bitwidth
 
     def small_constant(self, value: Hashable) -> Array | None:
         assert isinstance(value, ir.Value)

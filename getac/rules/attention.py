@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import product
-from getac.axes.roles import HEAD_DIMENSIONS, HEADS
+from getac.axes.reasons import CAUSAL, SOFTMAX
+from getac.axes.roles import HEADS, QK_DIMENSIONS, V_DIMENSIONS
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 
@@ -39,16 +40,16 @@ class Attention(Rule):
         query, key, value = (c.input(index) for index in range(3))
         c.same(query[-1], key[-1])
         c.same(key[-2], value[-2])
-        c.freeze(key[-2], "the axis of a softmax")
+        c.freeze(key[-2], SOFTMAX)
         if self.causal:
-            c.freeze(query[-2], "the positions of a causal mask")
+            c.freeze(query[-2], CAUSAL)
         if self.implicit_scale:
             c.keep_number("scale", query[-1].size ** -0.5, query[-1])
         batch = self._batch(c, query, key, value)
         if batch:
             c.role(batch[-1], HEADS)
-        c.role(query[-1], HEAD_DIMENSIONS)
-        c.role(value[-1], HEAD_DIMENSIONS)
+        c.role(query[-1], QK_DIMENSIONS)
+        c.role(value[-1], V_DIMENSIONS)
         if mask := c.optional_input(3):
             scores = (*batch, query[-2], key[-2])
             broadcast(c, [scores, mask], tuple(axis.size for axis in scores))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from getac.axes.axis import Axis
 from getac.axes.contents import Contents, Entry
+from getac.axes.reasons import Reason
 
 __all__ = ["UNKNOWN", "ZERO", "Axes", "AxisContext", "Floats", "Rule", "Slab", "SlabContext", "Slabs"]
 
@@ -62,17 +63,17 @@ class AxisContext(Protocol):
 
     def atom(self, size: int, label: str = "") -> Axis: ...
 
-    def frozen_atom(self, size: int, reason: str) -> Axis: ...
+    def frozen_atom(self, size: int, reason: Reason) -> Axis: ...
 
     def same(self, x: Axis, y: Axis) -> None:
         """States that two dimensions are the same axis."""
         ...
 
-    def freeze(self, axis: Axis, reason: str) -> None:
+    def freeze(self, axis: Axis, reason: Reason) -> None:
         """States that an axis must keep all of its units."""
         ...
 
-    def freeze_statistics(self, axis: Axis, reason: str) -> None:
+    def freeze_statistics(self, axis: Axis, reason: Reason) -> None:
         """States that statistics are taken over an axis: it is frozen unless a person opens it.
 
         Without a unit the statistics are others than with a unit of zeros, so that masked and sliced differ.
@@ -107,7 +108,7 @@ class AxisContext(Protocol):
         """
         ...
 
-    def pin(self, entry: Entry, reason: str) -> None:
+    def pin(self, entry: Entry, reason: Reason) -> None:
         """States that an entry must keep its value, because it is used as a number."""
         ...
 
@@ -170,6 +171,10 @@ class SlabContext(Protocol):
             weight: The weight's slab along its side of the sum.
             foldable: Whether `Rule.bias_from_constants` can move a constant slice into the node's bias.
         """
+        ...
+
+    def may_lose_units(self, dimension: int) -> bool:
+        """Whether units can be removed along the dimension of the first output; else its slab is not wanted."""
         ...
 
     def merge(self, slabs: Sequence[Slab], sizes: Sequence[int], live: Sequence[bool]) -> Slab:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis, product
-from getac.axes.roles import CHANNELS, COLUMNS, GROUPS, HEAD_DIMENSIONS, HEADS
+from getac.axes.reasons import CONVOLUTION_WINDOW, SPATIAL
+from getac.axes.roles import CHANNELS, COLUMNS, GROUPS, HEADS, QK_DIMENSIONS, ROWS, V_DIMENSIONS
 from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Floats, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 
@@ -46,31 +47,32 @@ class Convolution(Rule):
         c.role(into, CHANNELS)
         c.role(out, CHANNELS)
         for axis in x[2:]:
-            c.freeze(axis, "a spatial dimension")
+            c.freeze(axis, SPATIAL)
         for axis in weight[2:]:
-            c.freeze(axis, "the window of a convolution")
-        spatial = (c.frozen_atom(size, "a spatial dimension") for size in c.sizes()[2:])
+            c.freeze(axis, CONVOLUTION_WINDOW)
+        spatial = (c.frozen_atom(size, SPATIAL) for size in c.sizes()[2:])
         return [(x[0], out, *spatial)]
 
     def _axes(self, c: AxisContext, weight: Axes) -> tuple[Axis, Axis]:
         """The axes of the input's and of the output's channels."""
         if self.groups == 1:
             return weight[1], weight[0]
-        groups = self._groups_axis(c)
+        groups = self._groups_axis(c, weight[0].size)
         c.same(weight[0], product(groups, c.atom(weight[0].size // self.groups, "of a group")))
         return product(groups, weight[1]), weight[0]
 
     def _transposed_axes(self, c: AxisContext, weight: Axes) -> tuple[Axis, Axis]:
         if self.groups == 1:
             return weight[0], weight[1]
-        groups = self._groups_axis(c)
+        groups = self._groups_axis(c, weight[0].size)
         c.same(weight[0], product(groups, c.atom(weight[0].size // self.groups, "of a group")))
         return weight[0], product(groups, weight[1])
 
-    def _groups_axis(self, c: AxisContext) -> Axis:
+    def _groups_axis(self, c: AxisContext, channels: int) -> Axis:
         groups = c.atom(self.groups, "groups")
         c.size_site("groups", groups)
-        c.role(groups, GROUPS)
+        if self.groups < channels:  # else it is depthwise, and each group a channel
+            c.role(groups, GROUPS)
         return groups
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -124,12 +126,19 @@ class MatMul(Rule):
         batch_rank = len(c.sizes()) - len(rows) - len(columns)
         batch = broadcast(c, [a[:-2], b[:-2]], c.sizes()[:batch_rank])
         if c.is_parameter(1):
+            c.role(a[-1], ROWS)
             c.role(b[-1], COLUMNS)
         elif batch and not c.is_parameter(0):  # a product of two activations, as attention has them
-            c.role(batch[-1], HEADS)
-            c.role(a[-1], HEAD_DIMENSIONS)
-            c.role(b[-1], HEAD_DIMENSIONS)
+            self._attention_roles(c, batch, a, b)
         return [(*batch, *rows, *columns)]
+
+    def _attention_roles(self, c: AxisContext, batch: Axes, a: Axes, b: Axes) -> None:
+        if b[-1].size == 1:  # of matrices and vectors: layers with weights of their own, as experts are
+            c.role(a[-1], COLUMNS)
+            return
+        c.role(batch[-1], HEADS)
+        c.role(a[-1], QK_DIMENSIONS)
+        c.role(b[-1], V_DIMENSIONS)
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         a, b = len(c.input_sizes(0)), len(c.input_sizes(1))
@@ -171,6 +180,7 @@ class Gemm(Rule):
         rows, inner_a = reversed(a) if self.transpose_a else a
         inner_b, columns = reversed(b) if self.transpose_b else b
         c.same(inner_a, inner_b)
+        c.role(inner_b, ROWS)
         c.role(columns, COLUMNS)
         out = (rows, columns)
         if bias := c.optional_input(2):
@@ -203,6 +213,7 @@ class Linear(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, weight = c.input(0), c.input(1)
         c.same(x[-1], weight[-1])
+        c.role(weight[-1], ROWS)
         c.role(weight[0], COLUMNS)
         if bias := c.optional_input(2):
             c.same(weight[0], bias[0])

@@ -10,6 +10,7 @@ from string import ascii_letters
 import numpy as np
 
 from getac.axes.axis import Axis
+from getac.axes.reasons import DIAGONAL
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Einsum", "parse"]
@@ -72,7 +73,7 @@ class Einsum(Rule):
         for letters in self.operands:
             for letter in set(letters):
                 if letters.count(letter) > 1:
-                    c.freeze(found[letter], "a diagonal")
+                    c.freeze(found[letter], DIAGONAL)
         return [tuple(found[letter] for letter in self.result)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:

@@ -76,7 +76,8 @@ class Elementwise(Rule):
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.sizes())
-        return [tuple(self._slab(c, position, rank) for position in range(rank))]
+        wanted = map(c.may_lose_units, range(rank))
+        return [tuple(self._slab(c, i, rank) if may else UNKNOWN for i, may in enumerate(wanted))]
 
     def _slab(self, c: SlabContext, position: int, rank: int) -> Slab:
         if self.value != "computed":

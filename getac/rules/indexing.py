@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis
+from getac.axes.reasons import INDEXED, PARTLY_INDEXED, SORTED, SPATIAL, WRITTEN
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 from getac.rules.parts import common
@@ -18,15 +19,13 @@ __all__ = [
     "Index",
     "IndexPut",
     "IndexUpdate",
+    "MaskedEntries",
     "OneHot",
     "Sampled",
     "ScatterElements",
     "ScatterND",
     "TopK",
 ]
-
-INDEXED = "an indexed axis"
-WRITTEN = "an axis of written entries"
 
 
 def written(c: SlabContext, data: Slab, updates: Slab, adds: bool) -> Slab:
@@ -62,8 +61,8 @@ def tie_elements(c: AxisContext, data: Axis, index: Axis, indexed: bool) -> None
     elif data.size == index.size:
         c.same(data, index)
     else:
-        c.freeze(data, "indexed in part")
-        c.freeze(index, "indexed in part")
+        c.freeze(data, PARTLY_INDEXED)
+        c.freeze(index, PARTLY_INDEXED)
 
 
 @dataclass(frozen=True)
@@ -189,6 +188,33 @@ class Index(Rule):
 
 
 @dataclass(frozen=True)
+class MaskedEntries(Rule):
+    """The entries that a mask marks, as one new dimension. aten.index.Tensor by truth values.
+
+    Inputs: x, and the mask, which covers some neighbouring dimensions of x.
+
+    Args:
+        dimension: The first of these dimensions.
+    """
+
+    dimension: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, mask = c.input(0), c.input(1)
+        behind = self.dimension + len(mask)
+        for axis in (*x[self.dimension : behind], *mask):
+            c.freeze(axis, INDEXED)
+        marked = c.frozen_atom(c.sizes()[self.dimension], INDEXED)
+        return [(*x[: self.dimension], marked, *x[behind:])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank, covered = len(c.input_sizes(0)), len(c.input_sizes(1))
+        before = (c.slab(0, i) for i in range(self.dimension))
+        after = (c.slab(0, i) for i in range(self.dimension + covered, rank))
+        return [(*before, UNKNOWN, *after)]
+
+
+@dataclass(frozen=True)
 class IndexPut(Rule):
     """x with x[indices] = values. aten.index_put: inputs x, values, then one tensor per indexed dimension.
 
@@ -277,8 +303,8 @@ class TopK(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         out = list(c.input(0))
         dimension = self.axis % len(out)
-        c.freeze(out[dimension], "a sorted axis")
-        out[dimension] = c.frozen_atom(c.sizes()[dimension], "a sorted axis")
+        c.freeze(out[dimension], SORTED)
+        out[dimension] = c.frozen_atom(c.sizes()[dimension], SORTED)
         return [tuple(out)] * c.outputs
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -324,8 +350,8 @@ class Sampled(Rule):
         else:
             c.same(x[0], places[0])
         for axis in (*x[2:], *places[1:]):
-            c.freeze(axis, "a spatial dimension")
-        spatial = (c.frozen_atom(size, "a spatial dimension") for size in c.sizes()[2:])
+            c.freeze(axis, SPATIAL)
+        spatial = (c.frozen_atom(size, SPATIAL) for size in c.sizes()[2:])
         return [(places[0], x[1], *spatial)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from getac.axes.axis import Axis, product, resolve
 from getac.axes.contents import Literal
+from getac.axes.reasons import COMPUTED_EXPAND, COMPUTED_RESHAPE, COPIED_SIZE
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Expand", "Reshape", "Transpose"]
@@ -73,7 +74,7 @@ class Reshape(Rule):
             out = out[self.first : self.first + len(contents)]
         if contents is None or len(contents) != len(out):
             for axis in out:
-                c.freeze(axis, "a reshape to sizes that are computed in a way that is not followed")
+                c.freeze(axis, COMPUTED_RESHAPE)
             return
         c.size_sites(contents, out)
         if not self.copies_zeros:
@@ -82,8 +83,8 @@ class Reshape(Rule):
             if not (isinstance(entry, Literal) and entry.value == 0):
                 continue
             if resolve(out[position]) is not resolve(x[position]):
-                c.freeze(out[position], "a reshape copies the size of another axis")
-                c.freeze(x[position], "a reshape copies the size of another axis")
+                c.freeze(out[position], COPIED_SIZE)
+                c.freeze(x[position], COPIED_SIZE)
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         before, after = c.input_sizes(0), c.sizes()
@@ -144,7 +145,7 @@ class Expand(Rule):
         contents = c.contents(self.shape_input)
         if contents is None:
             for axis in out:
-                c.freeze(axis, "expanded to sizes that are computed in a way that is not followed")
+                c.freeze(axis, COMPUTED_EXPAND)
         else:
             start = len(sizes) - len(contents)
             c.size_sites(contents, out[start:])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import product
+from getac.axes.reasons import NORMALIZED, SPATIAL, Reason
 from getac.axes.roles import GROUPS
 from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Rule, SlabContext, Slabs
 
@@ -36,7 +37,7 @@ class BatchNorm(Rule):
             c.slab(index, 0) if c.has(index) else np.array(default)
             for index, default in ((1, 1.0), (2, 0.0), (3, 0.0), (4, 1.0))
         )
-        if (scale == 0).all():
+        if not scale.any():
             channel = bias
         else:
             normal = scale * (x - mean) / np.sqrt(np.abs(variance) + self.epsilon) + bias
@@ -60,11 +61,11 @@ class GroupNorm(Rule):
             if parameter := c.optional_input(index):
                 c.same(x[1], parameter[0])
         for axis in x[2:]:
-            c.freeze(axis, "a spatial dimension")
+            c.freeze(axis, SPATIAL)
         if self.groups is not None:
             groups = c.atom(self.groups, "groups")
             inner = c.atom(x[1].size // self.groups, "of a group")
-            c.freeze_statistics(inner, "a normalised axis")
+            c.freeze_statistics(inner, NORMALIZED)
             c.role(groups, GROUPS)
             c.same(x[1], product(groups, inner))
             c.size_site("groups", groups)
@@ -96,7 +97,7 @@ class LayerNorm(Rule):
             for axis, parameter in zip(reversed(normalized), reversed(parameters), strict=False):
                 c.same(axis, parameter)
         for axis in normalized:
-            c.freeze_statistics(axis, "a normalised axis")
+            c.freeze_statistics(axis, NORMALIZED)
         if self.shape_input is not None and (contents := c.contents(self.shape_input)):
             c.size_sites(contents, normalized)
         ones = tuple(c.atom(1) for _ in normalized)
@@ -113,7 +114,7 @@ class Normalized(Rule):
     """
 
     dimensions: tuple[int, ...] | None
-    reason: str
+    reason: Reason
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)

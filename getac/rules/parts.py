@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from getac.axes.axis import Axis, total
+from getac.axes.axis import Axis, product, total
 from getac.axes.contents import Entry, Literal, Unknown
+from getac.axes.reasons import COMPUTED_PLACE, EMPTY_SLICE, INDEXED, INTERLEAVED, SLICED_IN_STEPS
+from getac.axes.roles import EMBEDDING
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Concat", "Cut", "Gather", "Slice", "Split"]
@@ -121,7 +123,7 @@ class Cut:
 class Slice(Rule):
     """Cuts one piece out of each sliced dimension. ONNX Slice: the arguments "starts" and "ends".
 
-    Only steps of 1 follow the units; another step freezes.
+    Every s-th index of n is one of s interleaved parts, n = n/s x s, where s divides n; other steps freeze.
     """
 
     cuts: tuple[Cut, ...]
@@ -132,13 +134,12 @@ class Slice(Rule):
         for cut in self.cuts:
             axis = x[cut.dimension]
             if cut.step == 1 and cut.stop < cut.start:
-                c.freeze(axis, "sliced to nothing")
+                c.freeze(axis, EMPTY_SLICE)
                 out[cut.dimension] = c.atom(0)
             elif cut.step == 1 and cut.fixed:
                 out[cut.dimension] = self._computed_piece(c, axis, cut)
             elif cut.step != 1:
-                c.freeze(axis, "sliced in steps")
-                out[cut.dimension] = c.frozen_atom(c.sizes()[cut.dimension], "sliced in steps")
+                out[cut.dimension] = self._interleaved_part(c, axis, cut)
             elif (cut.start, cut.stop) != (0, axis.size):
                 out[cut.dimension] = self._piece(c, axis, cut)
         if len(x) == 1 and len(self.cuts) == 1 and (contents := c.contents(0)):
@@ -157,6 +158,19 @@ class Slice(Rule):
         c.size_site("ends", stop, cut.entry, from_end=cut.stop_from_end)
         return piece
 
+    def _interleaved_part(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
+        """One index of every `step`: a start below the step stays, an end that is counted from the end, too."""
+        count = len(range(cut.start, cut.stop, cut.step))
+        whole = cut.step > 0 and count * cut.step == axis.size and cut.start < cut.step
+        if not whole or cut.start_from_end or cut.fixed:
+            c.freeze(axis, SLICED_IN_STEPS)
+            return c.frozen_atom(count, SLICED_IN_STEPS)
+        part = c.atom(count, "part")
+        c.same(axis, product(part, c.frozen_atom(cut.step, INTERLEAVED)))
+        if not cut.stop_from_end:
+            c.size_site("ends", axis, cut.entry)
+        return part
+
     def _computed_piece(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
         """As `_piece`, with bounds that are followed to what they are the sizes of."""
         before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
@@ -166,7 +180,7 @@ class Slice(Rule):
             contents = c.contents(index) or ()
             entry = contents[cut.entry] if cut.entry < len(contents) else Unknown()
             if from_end or entry == Unknown():
-                c.freeze(axis, "sliced at a computed place")
+                c.freeze(axis, COMPUTED_PLACE)
             elif not (isinstance(entry, Literal) and entry.value > axis.size):  # beyond the end
                 c.size_sites((entry,), (bound,))
         return piece
@@ -174,10 +188,9 @@ class Slice(Rule):
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         result = [c.slab(0, dimension) for dimension in range(len(c.sizes()))]
         for cut in self.cuts:
-            if cut.step == 1:
-                result[cut.dimension] = section(result[cut.dimension], cut.start, cut.stop)
-            else:
-                result[cut.dimension] = UNKNOWN
+            if result[cut.dimension].ndim:
+                stop = cut.stop if cut.stop >= 0 else None  # a negative step runs down to the first index
+                result[cut.dimension] = result[cut.dimension][cut.start : stop : cut.step]
         return [tuple(result)]
 
 
@@ -195,7 +208,9 @@ class Gather(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         data, indices = c.input(0), c.input(1)
         dimension = self.axis % len(data)
-        c.freeze(data[dimension], "an indexed axis")
+        c.freeze(data[dimension], INDEXED)
+        if len(data) == 2 and c.is_parameter(0):
+            c.role(data[1 - dimension], EMBEDDING)
         if len(data) == 1 and self.picks is not None and (contents := c.contents(0)):
             c.set_contents(tuple(contents[pick] for pick in self.picks))
         return [(*data[:dimension], *indices, *data[dimension + 1 :])]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, SlabContext, Slabs
+from getac.axes.axis import total
+from getac.axes.reasons import PADDED, PADDING, RESIZED, SPATIAL
+from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
+from getac.rules.parts import end_to_end
 
 __all__ = ["Pad", "Spatial"]
 
@@ -36,14 +39,14 @@ class Spatial(Rule):
         x, sizes = c.input(0), c.sizes()
         leading = self._leading(len(x))
         for axis in x[leading:]:
-            c.freeze(axis, "a spatial dimension")
+            c.freeze(axis, SPATIAL)
         carried = []
         for axis, size in zip(x[:leading], sizes[:leading], strict=True):
             if axis.size != size:
-                c.freeze(axis, "a resized dimension")
-                axis = c.frozen_atom(size, "a resized dimension")
+                c.freeze(axis, RESIZED)
+                axis = c.frozen_atom(size, RESIZED)
             carried.append(axis)
-        spatial = (c.frozen_atom(size, "a spatial dimension") for size in sizes[leading:])
+        spatial = (c.frozen_atom(size, SPATIAL) for size in sizes[leading:])
         out = (*carried, *spatial)
         contents = c.contents(self.sizes_input) if self.sizes_input is not None else None
         if contents is not None and len(contents) == len(out):
@@ -61,31 +64,44 @@ class Spatial(Rule):
 
 @dataclass(frozen=True)
 class Pad(Rule):
-    """Dimensions that grow are frozen, the others are carried. ONNX Pad.
+    """Puts a number around the entries, which are a part between two frozen ones. ONNX Pad.
+
+    A dimension that is filled up with its own entries, or cut, is frozen.
 
     Args:
-        padded: Whether each dimension is padded or cut.
+        amounts: How many entries come in before and behind each dimension; negative: how many go.
         zeros: Whether the filling is not taken from the tensor's own edge.
         filling: The number that is filled in, where it is not input 2.
     """
 
-    padded: tuple[bool, ...]
+    amounts: tuple[tuple[int, int], ...]
     zeros: bool = True
     filling: float = 0.0
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         result = []
-        for axis, size, padded in zip(c.input(0), c.sizes(), self.padded, strict=True):
-            if padded:
-                c.freeze(axis, "a padded dimension")
-                axis = c.frozen_atom(size, "a padded dimension")
+        for axis, size, (before, after) in zip(c.input(0), c.sizes(), self.amounts, strict=True):
+            if self.zeros and min(before, after) >= 0:
+                axis = total(c.frozen_atom(before, PADDING), axis, c.frozen_atom(after, PADDING))
+            elif before or after:
+                c.freeze(axis, PADDED)
+                axis = c.frozen_atom(size, PADDED)
             result.append(axis)
         return [tuple(result)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         filling = c.number(2) if c.has(2) else np.array(self.filling)
         result = []
-        for dimension, padded in enumerate(self.padded):
-            slab = UNKNOWN if padded else c.slab(0, dimension)
-            result.append(np.where(slab == filling, slab, np.nan) if self.zeros else slab)
+        for dimension, (before, after) in enumerate(self.amounts):
+            slab = c.slab(0, dimension)
+            if self.zeros:
+                slab = np.where(slab == filling, slab, np.nan)
+            if before or after:
+                slab = self._surrounded(slab, filling, (before, c.input_sizes(0)[dimension], after))
+            result.append(slab)
         return [tuple(result)]
+
+    def _surrounded(self, slab: Slab, filling: Slab, sizes: tuple[int, int, int]) -> Slab:
+        if not self.zeros or min(sizes) < 0:
+            return UNKNOWN
+        return end_to_end([filling, slab, filling], sizes)

@@ -8,12 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis, product
+from getac.axes.reasons import (
+    COMPLEX,
+    COMPUTED_REPEATS,
+    DIFFERENCES,
+    INDEXED,
+    PIXEL_BLOCK,
+    SPATIAL,
+    STACKED,
+    UNFOLD_WINDOW,
+    Reason,
+)
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 from getac.rules.layout import split
 from getac.rules.parts import common
 
 __all__ = [
     "ChannelShuffle",
+    "ComplexParts",
     "DepthToSpace",
     "Differences",
     "Fold",
@@ -26,10 +38,6 @@ __all__ = [
     "Unfold",
     "Windows",
 ]
-
-SPATIAL = "a spatial dimension"
-BLOCK = "the block of a pixel shuffle"
-WINDOW = "the window of an unfold"
 
 
 def only_zero(slab: Slab) -> Slab:
@@ -62,7 +70,7 @@ class DepthToSpace(Rule):
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
-        block = c.frozen_atom(self.block**2, BLOCK)
+        block = c.frozen_atom(self.block**2, PIXEL_BLOCK)
         channels = c.atom(x[-3].size // self.block**2, "channels")
         c.same(x[-3], block_by_channels(block, channels, self.outer))
         return [(*x[:-3], channels, *frozen_spatial(c, x[-2:], c.sizes()[-2:]))]
@@ -85,7 +93,7 @@ class SpaceToDepth(Rule):
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
-        block = c.frozen_atom(self.block**2, BLOCK)
+        block = c.frozen_atom(self.block**2, PIXEL_BLOCK)
         spatial = frozen_spatial(c, x[-2:], c.sizes()[-2:])
         return [(*x[:-3], block_by_channels(block, x[-3], self.outer), *spatial)]
 
@@ -134,7 +142,7 @@ class Tile(Rule):
         contents = c.contents(1)
         if contents is None or len(contents) != len(repeats):
             for axis in repeats:
-                c.freeze(axis, "repeated a number of times that is not followed")
+                c.freeze(axis, COMPUTED_REPEATS)
         else:
             c.size_sites(contents, repeats)
         return [tuple(product(*pair) for pair in zip(repeats, inner, strict=True))]
@@ -193,7 +201,7 @@ class Reordered(Rule):
     """
 
     dimensions: tuple[int, ...]
-    reason: str
+    reason: Reason
     zeros: bool = False
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
@@ -228,11 +236,11 @@ class Differences(Rule):
         for other in (c.optional_input(1), c.optional_input(2)):
             for position, axis in enumerate(other or ()):
                 if position == dimension:
-                    c.freeze(axis, "differences of neighbours")
+                    c.freeze(axis, DIFFERENCES)
                 else:
                     c.same(x[position], axis)
-        c.freeze(x[dimension], "differences of neighbours")
-        x[dimension] = c.frozen_atom(c.sizes()[dimension], "differences of neighbours")
+        c.freeze(x[dimension], DIFFERENCES)
+        x[dimension] = c.frozen_atom(c.sizes()[dimension], DIFFERENCES)
         return [tuple(x)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -255,13 +263,36 @@ class Stack(Rule):
             for x, y in zip(first, other, strict=True):
                 c.same(x, y)
         dimension = self.dimension % (len(first) + 1)
-        return [(*first[:dimension], c.frozen_atom(c.inputs, "a stack of tensors"), *first[dimension:])]
+        return [(*first[:dimension], c.frozen_atom(c.inputs, STACKED), *first[dimension:])]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.sizes()) - 1
         slabs = [common([c.slab(i, position) for i in range(c.inputs)]) for position in range(rank)]
         slabs.insert(self.dimension % (rank + 1), UNKNOWN)
         return [tuple(slabs)]
+
+
+@dataclass(frozen=True)
+class ComplexParts(Rule):
+    """Pairs along a last, frozen dimension are complex numbers. aten.view_as_complex, view_as_real.
+
+    Args:
+        joined: Whether the pairs become numbers, or numbers become pairs.
+    """
+
+    joined: bool
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        if not self.joined:
+            return [(*x, c.frozen_atom(2, COMPLEX))]
+        c.freeze(x[-1], COMPLEX)
+        return [x[:-1]]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        carried = min(len(c.sizes()), len(c.input_sizes(0)))
+        pair = () if self.joined else (UNKNOWN,)
+        return [(*(only_zero(c.slab(0, i)) for i in range(carried)), *pair)]
 
 
 @dataclass(frozen=True)
@@ -273,7 +304,7 @@ class Unbind(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
         dimension = self.dimension % len(x)
-        c.freeze(x[dimension], "an indexed axis")
+        c.freeze(x[dimension], INDEXED)
         return [(*x[:dimension], *x[dimension + 1 :])] * c.outputs
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -295,7 +326,7 @@ class Unfold(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x = c.input(0)
         positions = frozen_spatial(c, x[2:], c.sizes()[2:])
-        return [(x[0], product(x[1], c.frozen_atom(self.window, WINDOW)), *positions)]
+        return [(x[0], product(x[1], c.frozen_atom(self.window, UNFOLD_WINDOW)), *positions)]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         sizes = [c.input_sizes(0)[1], self.window]
@@ -314,7 +345,7 @@ class Fold(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, sizes = c.input(0), c.sizes()
         channels = c.atom(sizes[1], "channels")
-        c.same(x[1], product(channels, c.frozen_atom(self.window, WINDOW)))
+        c.same(x[1], product(channels, c.frozen_atom(self.window, UNFOLD_WINDOW)))
         return [(x[0], channels, *frozen_spatial(c, x[2:], sizes[2:]))]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -332,9 +363,9 @@ class Windows(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         out = list(c.input(0))
         dimension = self.dimension % len(out)
-        c.freeze(out[dimension], WINDOW)
-        out[dimension] = c.frozen_atom(c.sizes()[dimension], WINDOW)
-        return [(*out, c.frozen_atom(c.sizes()[-1], WINDOW))]
+        c.freeze(out[dimension], UNFOLD_WINDOW)
+        out[dimension] = c.frozen_atom(c.sizes()[dimension], UNFOLD_WINDOW)
+        return [(*out, c.frozen_atom(c.sizes()[-1], UNFOLD_WINDOW))]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         result = [c.slab(0, i) for i in range(len(c.input_sizes(0)))]

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.axis import Axis, total
+from getac.axes.reasons import DIRECTIONS, STEPS
+from getac.axes.roles import HIDDEN_UNITS
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
-__all__ = ["Recurrent", "RecurrentLayers"]
-
-RECURRENCE = "the steps of a recurrence"
-DIRECTIONS = "the directions of a recurrence"
+__all__ = ["Recurrent", "RecurrentCell", "RecurrentLayers"]
 
 
 def gate_rows(hidden: Axis, gates: int) -> Axis:
@@ -62,7 +61,8 @@ class Recurrent(Rule):
         x, weight, recurrence = c.input(0), c.input(1), c.input(2)
         batch, steps = (x[0], x[1]) if self.batch_first else (x[1], x[0])
         hidden, directions = recurrence[2], recurrence[0]
-        c.freeze(steps, RECURRENCE)
+        c.freeze(steps, STEPS)
+        c.role(hidden, HIDDEN_UNITS)
         c.freeze(directions, DIRECTIONS)
         c.size_site("hidden", hidden)
         c.same(x[2], weight[2])
@@ -137,7 +137,8 @@ class RecurrentLayers(Rule):
         x = c.input(0)
         batch, steps = (x[0], x[1]) if self.batch_first else (x[1], x[0])
         hidden = c.input(2 + self.states)[1]
-        c.freeze(steps, RECURRENCE)
+        c.freeze(steps, STEPS)
+        c.role(hidden, HIDDEN_UNITS)
         rows = gate_rows(hidden, self.gates)
         for layer, start in self._cells():
             into = x[2] if layer == 0 else gate_rows(hidden, self.directions)
@@ -172,3 +173,38 @@ class RecurrentLayers(Rule):
     def macs(self, inputs: Sequence[tuple[int, ...] | None], output: tuple[int, ...]) -> int:
         weights = (inputs[start + i] for _, start in self._cells() for i in range(2))
         return math.prod(output[:2]) * sum(math.prod(sizes or ()) for sizes in weights)
+
+
+@dataclass(frozen=True)
+class RecurrentCell(Rule):
+    """One step of a recurrent layer. aten.lstm_cell (4 gates, 2 states), gru_cell (3, 1), rnn_*_cell (1, 1).
+
+    Inputs: x (..., in), the states (..., H), w_ih (gates H, in), w_hh (gates H, H) and, maybe, b_ih and b_hh
+    (gates H). Outputs: the next states.
+    """
+
+    gates: int
+    states: int = 1
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, start = c.input(0), 1 + self.states
+        hidden = c.input(start + 1)[1]
+        rows, state = gate_rows(hidden, self.gates), (*x[:-1], hidden)
+        parameters = ((rows, x[-1]), (rows, hidden), (rows,), (rows,))
+        for index, axes in enumerate((*(state,) * self.states, *parameters), start=1):
+            for axis, expected in zip(c.optional_input(index) or (), axes, strict=False):
+                c.same(axis, expected)
+        return [state] * c.outputs
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        start, last = 1 + self.states, len(c.sizes()) - 1
+        parameters = [index for index in range(start, start + 4) if c.has(index)]
+        rows = [zero_rows(c.slab(index, 0), self.gates) for index in parameters]
+        hidden = zero_in_all([*rows, *(c.slab(1 + i, last) for i in range(self.states))])
+        c.contract(0, last, c.slab(start, 1))
+        c.contract(1, last, c.slab(start + 1, 1))
+        return [(*(UNKNOWN,) * last, hidden)] * c.outputs
+
+    def macs(self, inputs: Sequence[tuple[int, ...] | None], output: tuple[int, ...]) -> int:
+        weights = inputs[1 + self.states : 3 + self.states]
+        return math.prod(output[:-1]) * sum(math.prod(sizes or ()) for sizes in weights)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from getac.axes.reasons import EVERY_ENTRY, REDUCED
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Reduction"]
@@ -43,8 +44,10 @@ class Reduction(Rule):
                 out.append(axis)
                 continue
             if not self.sums:
-                freeze = c.freeze_statistics if self.keeps_constant else c.freeze
-                freeze(axis, "a reduced axis")
+                if self.keeps_constant:
+                    c.freeze_statistics(axis, REDUCED)
+                else:
+                    c.freeze(axis, EVERY_ENTRY)
             if self.keeps:
                 out.append(c.atom(1))
         return [tuple(out)] * c.outputs

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from getac.axes.axis import Axis, factors, product, resolve, total
 from getac.axes.contents import Contents, Entry, Fixed, Literal, SizeOf, Unknown
+from getac.axes.reasons import SIZE_AS_NUMBER, SIZE_LIST
 from getac.rules.base import Axes, AxisContext, Rule
 from getac.rules.elementwise import Elementwise, Select
 
 __all__ = ["SizeArithmetic", "SizeComparison", "SizeProduct", "SizeSelect", "TotalSize"]
-
-REASON = "its size is used as a number"
 
 
 def factor(c: AxisContext, entry: Entry) -> Axis:
@@ -39,7 +38,7 @@ def value_of(entry: Entry) -> int | None:
 def pinned(c: AxisContext, *entries: Entry) -> Entry:
     """Keeps the sizes that go into arithmetic that nobody follows."""
     for entry in entries:
-        c.pin(entry, REASON)
+        c.pin(entry, SIZE_AS_NUMBER)
     return Unknown()
 
 
@@ -142,7 +141,7 @@ class SizeProduct(Rule):
         result = entries[0]
         for entry in entries[1:]:
             result = multiplied(c, result, entry)
-        c.freeze(axis, "a reduced axis")
+        c.freeze(axis, SIZE_LIST)
         c.set_contents((result,))
         return [tuple(c.atom(size) for size in c.sizes())]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from getac.axes.contents import Fixed, SizeOf
+from getac.axes.reasons import COMPUTED_FILL, SIZE_LIST, Reason
 from getac.rules.base import Axes, AxisContext, Rule, SlabContext, Slabs
 
 __all__ = ["Filled", "Fresh", "ShapeOf"]
@@ -23,7 +24,7 @@ class ShapeOf(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         c.contents(0)  # of a list of sizes, only the length matters
         c.set_contents(tuple(SizeOf(axis) for axis in c.input(0)[self.start : self.stop]))
-        return [tuple(c.frozen_atom(size, "a list of sizes") for size in c.sizes())]
+        return [tuple(c.frozen_atom(size, SIZE_LIST) for size in c.sizes())]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Filled(Rule):
         contents = c.contents(0)
         if contents is None:
             for axis in out:
-                c.freeze(axis, "filled to sizes that are computed in a way that is not followed")
+                c.freeze(axis, COMPUTED_FILL)
         else:
             c.size_sites(contents, out)
         return [out]
@@ -52,7 +53,7 @@ class Filled(Rule):
 class Fresh(Rule):
     """A tensor that no input's units reach: ranges, random numbers. Frozen, with the reason given."""
 
-    reason: str
+    reason: Reason
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         return [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from getac.axes.reasons import NOT_FINITE
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, SlabContext, Slabs
 
 __all__ = ["WeightNorm"]
@@ -34,7 +35,7 @@ class WeightNorm(Rule):
             for axis in g:
                 if axis.size != 1:
                     c.same(axis, own)
-            c.freeze(own, "a removed unit would not stay finite")
+            c.freeze(own, NOT_FINITE)
         return [v, g][: c.outputs]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:

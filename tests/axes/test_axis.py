@@ -18,9 +18,10 @@ from getac.axes.axis import (
     total,
     units,
 )
+from getac.axes.reasons import GRAPH_INPUT, INDEXED
 
 MASK = np.array([True, False])
-WHY = Freeze("a graph input", "x")
+WHY = Freeze(GRAPH_INPUT, "x")
 
 
 def sizes(parts: list[list[Axis]]) -> list[list[int]]:
@@ -124,9 +125,9 @@ def test_leaves_are_in_order_once_per_occurrence() -> None:
 def test_the_first_reason_stays() -> None:
     a, b = atom(2), atom(3)
     freeze(a, WHY)
-    freeze(product(a, b), Freeze("an indexed axis", "gather"))
+    freeze(product(a, b), Freeze(INDEXED, "gather"))
     assert a.frozen is WHY
-    assert b.frozen == Freeze("an indexed axis", "gather")
+    assert b.frozen == Freeze(INDEXED, "gather")
     assert str(WHY) == "a graph input (x)"
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from getac.axes.axis import Axis, Freeze, Mask, atom, freeze, kept, leaves, product, resolve, total
+from getac.axes.reasons import GRAPH_INPUT, SPLIT_ELSEWHERE, UNEQUAL_SIZES
 from getac.axes.unify import unify
 
-WHY = Freeze("a graph input", "x")
+WHY = Freeze(GRAPH_INPUT, "x")
 
 
 def is_open(axis: Axis) -> bool:
@@ -99,7 +100,7 @@ def test_products_without_a_common_factor_freeze() -> None:
     other_four, other_six = atom(4), atom(6)
     unify(product(six, four), product(other_four, other_six), "reshape_1")
     for axis in (six, four, other_four, other_six):
-        assert axis.frozen == Freeze("a reshape splits the axis where its units do not", "reshape_1")
+        assert axis.frozen == Freeze(SPLIT_ELSEWHERE, "reshape_1")
 
 
 def test_what_follows_a_frozen_stretch_is_still_aligned() -> None:
@@ -162,7 +163,7 @@ def test_a_size_of_one_ties_nothing() -> None:
 def test_different_sizes_freeze() -> None:
     a, b = atom(4), atom(8)
     unify(a, b, "add")
-    assert a.frozen == b.frozen == Freeze("sizes 4 and 8 must be equal and are not", "add")
+    assert a.frozen == b.frozen == Freeze(UNEQUAL_SIZES.about(4, 8), "add")
 
 
 def test_a_channel_shuffle_under_a_residual() -> None:

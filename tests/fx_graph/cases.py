@@ -191,6 +191,12 @@ UNARY = {
     "_to_copy": "aten._to_copy(h, dtype=torch.float32)",
     "lift_fresh_copy": "aten.lift_fresh_copy(h)",
     "where": "torch.where(a > 0.1, h, a)",
+    "angle": "torch.complex(p, h).angle()",
+    "complex": "torch.complex(h, a).abs()",
+    "conj": "aten.conj(torch.complex(h, a)).imag",
+    "imag": "(torch.complex(h, a) * torch.complex(a, h)).imag",
+    "polar": "torch.polar(p, h).imag",
+    "real": "torch.complex(h, a).exp().real",
 }
 STEPS_AND_COMPARISONS = {
     "bitwise_and": "torch.bitwise_and(h > 0.1, a < 0.5) * h",

@@ -43,6 +43,23 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(b, t, -1))  # type: ignore[no-any-return]
 
 
+class Steps(nn.Module):
+    """A recurrent cell, step by step from a zero state."""
+
+    def __init__(self, kind: type[nn.RNNCellBase], states: int = 1, **options: Any) -> None:
+        super().__init__()
+        self.states = states
+        self.into = nn.Linear(6, 7)
+        self.cell = kind(7, 5, **options)
+        self.out = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: Any = None
+        for step in self.into(x).unbind(1):
+            state = self.cell(step, state)
+        return self.out(state[0] if self.states > 1 else state)  # type: ignore[no-any-return]
+
+
 class Recurrent(nn.Module):
     """A recurrent layer between two others; the last states are used, too."""
 
@@ -117,6 +134,24 @@ LAYERS: dict[str, list[Case]] = {
         vector(lambda s, h: torch.addmm(h, h, s.w, beta=0.5, alpha=2), 8, parts=lambda: {"w": weights(8, 8)}),
     ],
     "baddbmm": [sequence(lambda s, h: torch.baddbmm(h, h, h.transpose(1, 2) @ h), 8)],
+    "tensordot": [
+        sequence(
+            lambda s, h: torch.tensordot(h, s.w, dims=1).flatten(2),
+            8,
+            3,
+            4,
+            out=12,
+            parts=lambda: {"w": weights(8, 3, 4)},
+        ),
+        sequence(
+            lambda s, h: torch.tensordot(h.view(-1, 5, 2, 4), s.w, ([3, 2], [0, -1])),
+            4,
+            7,
+            2,
+            out=7,
+            parts=lambda: {"w": weights(4, 7, 2)},
+        ),
+    ],
     "einsum": [
         sequence(
             lambda s, h: torch.einsum("btc,cd->btd", h, s.w), 8, 7, out=7, parts=lambda: {"w": weights(8, 7)}
@@ -232,7 +267,16 @@ LAYERS: dict[str, list[Case]] = {
             out=1,
             reason="summed where a removed unit",
         ),
-        sequence(lambda s, h: F.pad(h, (0, 2)), out=10, reason="a padded dimension"),
+        sequence(lambda s, h: F.pad(h, (0, 2)), 8, out=10, reason="the padding of a dimension"),
+        image(
+            lambda s, h: s.w(h) + F.pad(h[:, :, ::2, ::2], (0, 0, 0, 0, 3, 2)).relu(),
+            8,
+            out=13,
+            parts=lambda: {"w": nn.Conv2d(8, 13, 3, 2, 1)},
+        ),
+        sequence(lambda s, h: F.pad(h, (1, 2), value=0.5), 8, out=11),
+        sequence(lambda s, h: F.pad(h, (0, -2)), out=6, reason="a padded dimension"),
+        sequence(lambda s, h: F.pad(h, (1, 1), mode="circular"), out=10, reason="a padded dimension"),
     ],
     "constant_pad_nd": [image(lambda s, h: torch.constant_pad_nd(h, (1, 2), 0.5), 8)],
     "sum": [
@@ -313,6 +357,13 @@ LAYERS: dict[str, list[Case]] = {
         case(lambda: Recurrent(nn.GRU), (5, 6), 7, 5),
         case(lambda: Recurrent(nn.GRU, num_layers=2, bidirectional=True, batch_first=True), (5, 6), 7, 5),
     ],
+    "lstm_cell": [
+        case(lambda: Steps(nn.LSTMCell, 2), (5, 6), 7, 5),
+        case(lambda: Steps(nn.LSTMCell, 2, bias=False), (5, 6), 7, 5),
+    ],
+    "gru_cell": [case(lambda: Steps(nn.GRUCell), (5, 6), 7, 5)],
+    "rnn_tanh_cell": [case(lambda: Steps(nn.RNNCell, bias=False), (5, 6), 7, 5)],
+    "rnn_relu_cell": [case(lambda: Steps(nn.RNNCell, nonlinearity="relu"), (5, 6), 7, 5)],
     "rnn_tanh": [case(lambda: Recurrent(nn.RNN, num_layers=2), (5, 6), 7, 5)],
     "rnn_relu": [case(lambda: Recurrent(nn.RNN, nonlinearity="relu", batch_first=True), (5, 6), 7, 5)],
 }

@@ -33,6 +33,45 @@ class Embedded(nn.Module):
         return self.out(self.words(x.argmax(-1)) + self.places(place))  # type: ignore[no-any-return]
 
 
+class Rotary(nn.Module):
+    """Attention of 2 heads of 4 dimensions, of which neighbours are rotated as pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(6, 8) for _ in range(3))
+        self.out = nn.Linear(8, 4)
+        self.register_buffer("angles", torch.arange(5)[:, None] / 10 ** torch.arange(2))
+
+    def rotated(self, heads: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (f(x).view(-1, 5, 2, 4).transpose(1, 2) for f in (self.query, self.key, self.value))
+        heads = (self.rotated(q) @ self.rotated(k).mT / 2).softmax(-1) @ v
+        return self.out(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class InterleavedRotary(Rotary):
+    """As GPT-J and RoFormer write it."""
+
+    def rotated(self, heads: torch.Tensor) -> torch.Tensor:
+        sine, cosine = (f(self.angles).repeat_interleave(2, 1) for f in (torch.sin, torch.cos))
+        turned = torch.stack((-heads[..., 1::2], heads[..., ::2]), -1).flatten(-2)
+        return heads * cosine + turned * sine
+
+
+class ComplexRotary(Rotary):
+    """As the first LLaMA writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("turns", torch.polar(torch.ones(5, 2), self.angles))
+
+    def rotated(self, heads: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(heads.reshape(*heads.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * self.turns).flatten(3)
+
+
 class Tied(nn.Module):
     """An embedding whose table is the last layer's weight."""
 
@@ -102,6 +141,10 @@ LAYOUT: dict[str, list[Case]] = {
     "movedim": [image(lambda s, h: h.movedim(1, -1).movedim((1, -1), (2, 1)), 8)],
     "moveaxis": [image(lambda s, h: h.moveaxis(1, -1).moveaxis(-1, 1), 8)],
     "diff": [sequence(lambda s, h: h.diff(dim=1), 8)],
+    "view_as_complex": [case(ComplexRotary, (5, 6), 2, 2, 4)],
+    "view_as_real": [
+        sequence(lambda s, h: torch.view_as_real(torch.complex(h, h.tanh())).flatten(2), 8, out=16)
+    ],
     "glu": [sequence(lambda s, h: F.glu(h), 4, out=4), image(lambda s, h: F.glu(h, 1), 4, out=4)],
     "t": [vector(lambda s, h: h.t().t(), 8)],
     "mT": [sequence(lambda s, h: h.mT.mT, 8)],
@@ -152,7 +195,13 @@ LAYOUT: dict[str, list[Case]] = {
         sequence(lambda s, h: h[..., -3:], 5, 3, out=3),
         sequence(lambda s, h: h[..., :-2].sigmoid() * h[..., 2:], 2, out=6),
         sequence(lambda s, h: h[:, 1:-1] + h[:, :3], 8),
-        sequence(lambda s, h: h[..., ::2], out=4, reason="sliced in steps"),
+        sequence(lambda s, h: h[..., ::2] * h[..., 1::2].sigmoid(), 4, out=4),
+        sequence(lambda s, h: torch.cat([h[..., 2:8:4], h[..., :-2:4]], -1), 2, out=4),
+        sequence(lambda s, h: h[:, ::2] + h[:, :3], 8),
+        sequence(lambda s, h: h[..., ::3], out=3, reason="sliced in steps"),
+        sequence(lambda s, h: h[..., -7::2], out=4, reason="sliced in steps"),
+        sequence(lambda s, h: h[..., 2::2], out=3, reason="sliced in steps"),
+        case(InterleavedRotary, (5, 6), 2, 2, 4),
         sequence(lambda s, h: aten.slice(h, 2, None, 3), 3, 5, out=3),
         sequence(lambda s, h: aten.slice(h, 2, 1, None), 7, out=7),
     ],
@@ -194,9 +243,14 @@ LAYOUT: dict[str, list[Case]] = {
             parts=lambda: {"i": picks(0, 2, 2)},
         ),
         sequence(
-            lambda s, h: h[:, s.m],
-            reason="no rule for this operator",
-            parts=lambda: {"m": torch.tensor([True, False, True, True, False])},
+            lambda s, h: h[:, s.m], 8, parts=lambda: {"m": torch.tensor([True, False, True, True, False])}
+        ),
+        sequence(
+            lambda s, h: s.a(h)[h[..., 0] > 0].sum(0), 7, out=7, parts=lambda: {"a": nn.Linear(8, 7)}
+        ),
+        sequence(lambda s, h: h[h > 0].sum()[None].expand(8), 8, reason="an indexed axis"),
+        sequence(
+            lambda s, h: torch.cat([h[h > 0], h[h < 0]]).sum()[None].expand(8), 8, reason="an indexed axis"
         ),
     ],
     "index_put": [

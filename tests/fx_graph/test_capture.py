@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import getac
 from getac.errors import UnsupportedModelError
 from getac.fx_graph.capture import capture
 from tools.fx_law import difference, randomize, tensors_of
@@ -276,8 +278,26 @@ def sizes_of_inputs(module: torch.fx.GraphModule) -> list[Any]:
 def test_a_batch_of_one_stays_static_and_so_does_one_that_shall() -> None:
     model = nn.Sequential(nn.Linear(6, 8))
     assert isinstance(sizes_of_inputs(capture(model, (torch.randn(3, 6),)))[0], torch.SymInt)
-    assert sizes_of_inputs(capture(model, (torch.randn(1, 6),))) == [1]
+    assert sizes_of_inputs(capture(model, (torch.randn(1, 6),), dynamic_batch=False)) == [1]
     assert sizes_of_inputs(capture(model, (torch.randn(3, 6),), dynamic_batch=False)) == [3]
+
+
+def test_an_example_of_one_sample_is_warned_of_once() -> None:
+    model = nn.Bilinear(6, 6, 8)
+    with pytest.warns(UserWarning, match="first dimension of 1") as caught:
+        module = capture(model, (torch.randn(1, 6), torch.randn(1, 6)))
+    assert [str(one.message).count("(1, 6)") for one in caught] == [2]
+    assert "two samples" in str(caught[0].message)
+    assert sizes_of_inputs(module) == [1, 1]
+    with pytest.warns(UserWarning, match="first dimension of 1"):
+        getac.analyze(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2)), (torch.randn(1, 6),))
+
+
+@pytest.mark.parametrize("dynamic_batch", [True, False])
+def test_an_example_of_two_samples_and_a_batch_that_shall_be_one_are_not(dynamic_batch: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        capture(nn.Linear(6, 8), (torch.randn(1 + dynamic_batch, 6),), dynamic_batch=dynamic_batch)
 
 
 class Branching(nn.Module):

@@ -224,6 +224,8 @@ CASES |= {
     ],
     "Pad": [
         image("r = Pad(h, p)", p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
+        image("r = Pad(h, p)", 8, p=ints(0, 1, 1, 0, 0, 2, 0, 1), out=11),
+        image("r = Pad(h, p, v)", 8, p=ints(0, 0, 0, 0, 0, 2, 0, 0), v=HALF, out=10),
         image('r = Pad<mode="reflect">(h, p, , a)', p=ints(1, 1), a=ints(-1)),
         image("r = Pad(h, p, v)", p=ints(0, 0, 1, 0, 0, 0, 0, 2), v=HALF),
     ],
@@ -269,6 +271,13 @@ CASES |= {
         image("r = Slice(h, s, e, a)", 5, 3, out=3, s=ints(-3), e=ints(2**63 - 1), a=ints(1)),
         image("r = Slice(h, s, e, a)", 2, 4, 2, out=4, s=ints(-6), e=ints(-2), a=ints(-3)),
         image("r = Slice(h, s, e, a, t)", 7, out=7, s=ints(1, 0), e=ints(8, 6), a=ints(1, 2), t=ints(1, 2)),
+        sequence(
+            """a = Slice(h, s, e, c, t)  b = Slice(h, s1, e1, c, t)  m = Neg(b)
+               u = Unsqueeze(m, c1)  v = Unsqueeze(a, c1)  w = Concat<axis=3>(u, v)  r = Reshape(w, shape)""",
+            4,
+            **{"s": ints(0), "e": ints(8), "c": ints(2), "t": ints(2), "s1": ints(1), "e1": ints(2**63 - 1)},
+            **{"c1": ints(3), "shape": ints(0, 4, 8)},
+        ),
         image("r = Slice(h, s, e)", 6, 2, out=6, s=ints(0, 0), e=ints(2**31, -2)),
     ],
     "Gather": [

@@ -51,8 +51,8 @@ REFUSALS = {
     "layer norm": Refusal(
         sequence("r = LayerNormalization(h, s)", s=(8,)), "a normalised axis", "r", dimension=2
     ),
-    "norm of vectors": Refusal(sequence("r = LpNormalization(h)"), "a normalised axis", "r", dimension=2),
-    "across channels": Refusal(image("r = LRN<size=3>(h)"), "a normalised axis", "r"),
+    "norm of vectors": Refusal(sequence("r = LpNormalization(h)"), "normalised across its entries", "r", dimension=2),
+    "across channels": Refusal(image("r = LRN<size=3>(h)"), "normalised across its entries", "r"),
     "no epsilon": Refusal(image("r = MeanVarianceNormalization(h)"), "normalised without an epsilon", "r"),
     "group norm with one group": Refusal(
         image("r = GroupNormalization<num_groups=1>(h, s, b)", s=(8,), b=(8,)), "a normalised axis", "r"
@@ -64,7 +64,8 @@ REFUSALS = {
         sequence("t = ReduceMax(h, a)  r = Add(h, t)", a=ints(2)), "a reduced axis", "t", dimension=2
     ),
     "index of the largest": Refusal(
-        sequence("t = ArgMax<axis=2>(h)  f = Cast<to=1>(t)  r = Add(h, f)"), "a reduced axis", "t",
+        sequence("t = ArgMax<axis=2>(h)  f = Cast<to=1>(t)  r = Add(h, f)"),
+        "a reduction that every entry decides", "t",
         dimension=2,
     ),
     "cumulative sum": Refusal(sequence("r = CumSum(h, a)", a=ints(2)), "a cumulative sum", "r", dimension=2),
@@ -77,7 +78,7 @@ REFUSALS = {
         "an indexed axis", "t", "table", 0,
     ),
     "slice in steps": Refusal(
-        image("r = Slice(h, s, e, a, t)", out=4, s=ints(0), e=ints(8), a=ints(1), t=ints(2)),
+        image("r = Slice(h, s, e, a, t)", out=3, s=ints(0), e=ints(8), a=ints(1), t=ints(3)),
         "sliced in steps", "r",
     ),
     "reversed": Refusal(
@@ -90,7 +91,7 @@ REFUSALS = {
         "sliced at a computed place", "r", dimension=2,
     ),
     "padded channels": Refusal(
-        image("r = Pad(h, p)", p=ints(0, 1, 0, 0, 0, 1, 0, 0), out=10), "a padded dimension", "r"
+        image("r = Pad(h, p)", p=ints(0, -1, 0, 0, 0, 1, 0, 0)), "a padded dimension", "r"
     ),
     "misaligned reshape": Refusal(
         image("t = MatMul(p, w)  u = Reshape(t, s)  v = Conv(h, u)  r = Relu(v)",

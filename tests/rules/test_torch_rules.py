@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from getac.axes.analysis import analyze_view
 from getac.axes.axis import leaves
+from getac.axes.reasons import ROLLED
 from getac.rules.attention import Attention
 from getac.rules.contraction import Convolution
 from getac.rules.glu import GatedLinearUnit
@@ -240,7 +241,7 @@ LAWS = {
         columns(Step(Tile(), lambda h, list1: h.repeat(list1), ("h",), ("r",), {1: [2, 1, 1, 3]}), 24),
         (8, 3),
     ),
-    "roll": (columns(Step(Reordered((1,), "rolled"), lambda h: h.roll(1, 1), ("h",), ("r",)), 8), (8,)),
+    "roll": (columns(Step(Reordered((1,), ROLLED), lambda h: h.roll(1, 1), ("h",), ("r",)), 8), (8,)),
     "stack": (stacked(1), (8,)),
     "stack at the end": (stacked(-1), (8,)),
     "im2col": (unfolded(), (8, 7)),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import fx
 
 from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
+from getac.axes.costs import meter_of
 from getac.choice import Choice
 from getac.fx_graph.capture import capture
 from getac.masking import masked_copy
@@ -74,47 +74,33 @@ def halves(analysis: Analysis, rng: np.random.Generator) -> dict[Axis, Mask]:
     return masks
 
 
-def stored_floats(analysis: Analysis) -> dict[Hashable, int]:
-    """Stored float tensors -> how many numbers they hold."""
-    view = analysis.view
-    return {value: prod(view.sizes(value) or ()) for value in view.parameters if view.is_float(value)}
-
-
-def opened_floats(analysis: Analysis) -> int:
-    """How many stored floats lie in tensors with an open class."""
-    opened = {member.parameter for one in analysis.classes for member in one.members}
-    return sum(size for value, size in stored_floats(analysis).items() if value in opened)
-
-
-def removed_floats(analysis: Analysis, masks: Mapping[Axis, Mask]) -> int:
-    """How many stored floats the removed units own."""
-    removed = 0
-    for value, size in stored_floats(analysis).items():
-        keep = analysis.keep_masks(value, masks)
-        removed += size - prod(int(mask.sum()) for mask in keep or ()) if keep is not None else 0
-    return removed
-
-
 @dataclass(frozen=True)
 class Case:
-    """An analysed graph, and the units that go.
+    """An analysed graph before it is sliced.
 
     Args:
-        floats: How many the model stores, of which shares are told.
+        prunable: The share of its parameters that lie in tensors with an open class.
+        kept: The share that is left; both of the same tensors, those of the analysed graph.
     """
 
     analysis: Analysis
-    masks: dict[Axis, Mask]
-    floats: int
+    prunable: float
+    kept: float
     seconds: float
+
+    @classmethod
+    def of(cls, analysis: Analysis, masks: Mapping[Axis, Mask], seconds: float) -> Case:
+        stored = analysis.costs.total.parameters
+        left = meter_of(analysis, masks).total().parameters
+        return cls(analysis, analysis.costs.prunable / stored, left / stored, seconds)
 
     def finding(self, difference: float, effect: float) -> Finding:
         analysis = self.analysis
         return Finding(
             nodes=len(analysis.view.nodes),
             classes=len(analysis.classes),
-            prunable=opened_floats(analysis) / self.floats,
-            kept=1 - removed_floats(analysis, self.masks) / self.floats,
+            prunable=self.prunable,
+            kept=self.kept,
             difference=difference,
             effect=effect,
             opaque=tuple(sorted({f"{node.operator}: {node.reason}" for node in analysis.opaque})),
@@ -129,7 +115,7 @@ def check_captured(example: Example, seed: int = 0) -> Captured:
     analysis = fx_law.analyzed(module)
     seconds = time.perf_counter() - start
     masks = halves(analysis, np.random.default_rng(seed))
-    case = Case(analysis, masks, sum(stored_floats(analysis).values()), seconds)
+    case = Case.of(analysis, masks, seconds)
     torch.manual_seed(seed)
     inputs = [(example.args, dict(example.kwargs))]
     inputs.append(fx_law.resized(inputs[0], OTHER_BATCH))
@@ -145,7 +131,6 @@ def check_captured(example: Example, seed: int = 0) -> Captured:
 def check_exported(model: onnx.ModelProto, inputs: Sequence[Any], seed: int = 0) -> Finding:
     """Slices an exported model and compares under onnxruntime, for each of the module's inputs."""
     state = State(read_proto(model))
-    before = law.stored_floats(state.model)
     start = time.perf_counter()
     Pipeline(analysis_passes()).run(state)
     seconds = time.perf_counter() - start
@@ -156,10 +141,7 @@ def check_exported(model: onnx.ModelProto, inputs: Sequence[Any], seed: int = 0)
     state.choice = Choice(masks, (), sum(mask.size for mask in masks.values()), removed, exact=False)
     state.facts.add(Fact.CHOSEN)
     masked = masked_copy(state.model, analysis, state.choice)
-    floats = min(
-        before, law.stored_floats(state.model)
-    )  # passes fold norms away, and store what they compute
-    case = Case(analysis, masks, floats, seconds)
+    case = Case.of(analysis, masks, seconds)
     SliceUnits().run(state)
     feeds = [feeds_of(model, given) for given in inputs]
     expected = [law.outputs_of(masked, given) for given in feeds]

@@ -1,15 +1,9 @@
-"""Exports a PyTorch module to ONNX as it is, without optimisation, and in silence."""
+"""torch's older exporter, and the feeds of an exported model."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +13,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from getac.fx_graph.capture import batch_shapes
+from getac.fx_graph.onnx_export import silence
 
-__all__ = ["export", "export_legacy", "feeds_of"]
-
-
-def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> onnx.ModelProto:
-    """torch's exporter by torch.export, with an open batch size."""
-    module.eval()
-    with silence():
-        program = torch.onnx.export(
-            module,
-            tuple(args),
-            kwargs=dict(kwargs),
-            dynamo=True,
-            optimize=False,  # keeps the names and the layouts of the parameters
-            dynamic_shapes=batch_shapes(module, args, kwargs),
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
+__all__ = ["export_legacy", "feeds_of"]
 
 
 def export_legacy(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> onnx.ModelProto:
@@ -68,22 +46,3 @@ def feeds_of(model: onnx.ModelProto, inputs: Any) -> dict[str, Any]:
     """The tensors among a module's inputs, under the names of the model's; those that it dropped too."""
     tensors = [tensor.numpy() for tensor in tensors_of(inputs)]
     return dict(zip((spec.name for spec in model.graph.input), tensors, strict=True))
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Hides what the exporter says about itself: progress and whole graphs on stdout, advice in the log."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    sys.stdout.flush()
-    stdout = os.dup(1)  # its C++ half writes past sys.stdout
-    try:
-        with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(nowhere.fileno(), 1)
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        logging.disable(before)

@@ -1,0 +1,88 @@
+"""From a trained module to ONNX: quantizers become QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from getac.fx_graph.onnx_export import export_module
+from getac.onnx_graph.read import read_proto
+from getac.onnx_graph.write import write_model
+from getac.passes import Pipeline, SpellQuantizers, State
+from getac.training.quantizers import is_quantizer
+from getac.training.state import state_of
+
+__all__ = ["export", "to_onnx"]
+
+OPSET = 21
+"""The first that has integers of 4 and 16 bits."""
+
+
+def export(module: fx.GraphModule, path: str | os.PathLike[str]) -> Path:
+    """Writes a prepared module, in evaluation mode, to an ONNX file that any ONNX tool understands.
+
+    Parameters keep their names, the batch size stays open. The weights are stored as integers with a
+    DequantizeLinear, exactly as trained; an activation with an exponent other than 1 is a call of a function
+    of the domain `getac` whose body is made of standard operators.
+
+    Raises:
+        BadInputError: The module does not come from `getac.prepare`, or cannot be exported.
+        OutputError: The file cannot be written.
+    """
+    return write_model(to_onnx(module), path)
+
+
+def to_onnx(module: fx.GraphModule) -> ir.Model:
+    """The same in memory."""
+    state = state_of(module)
+    spelled = with_symbols(module)
+    args, kwargs = pytree.tree_map_only(Tensor, Tensor.cpu, (tuple(state.args), dict(state.kwargs)))
+    proto = export_module(spelled, args, kwargs, dynamic_batch=state.dynamic_batch, opset_version=OPSET)
+    found = State(read_proto(proto))
+    Pipeline((SpellQuantizers(),)).run(found)
+    return found.model
+
+
+def with_symbols(module: fx.GraphModule) -> fx.GraphModule:
+    """The module on the CPU with every quantizer a node that torch's exporter hands through."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.set_codegen(copy.copy(module.graph._codegen))
+    copied = fx.GraphModule(module, graph)
+    if any(tensor.device.type != "cpu" for tensor in module.parameters()):
+        copied = copy.deepcopy(copied).cpu()
+    for node in copied.graph.nodes:
+        if is_quantizer(node):
+            node.target = symbol
+    copied.recompile()
+    return copied
+
+
+def symbol(
+    x: Tensor,
+    d: Tensor,
+    q_m: Tensor,
+    t: Tensor,
+    axis: int | None,
+    signed: bool,
+    least_bits: float,
+    most_bits: float,
+) -> Tensor:
+    """A node `getac::FakeQuantize`, which the pass spell-quantizers rewrites."""
+    attributes: dict[str, Any] = {
+        "signed": int(signed),
+        "least_bits": float(least_bits),
+        "most_bits": float(most_bits),
+    }
+    if axis is not None:
+        attributes["axis"] = axis
+    return torch.onnx.ops.symbolic(
+        "getac::FakeQuantize", (x, d, q_m, t), attributes, dtype=x.dtype, shape=x.shape, version=1
+    )

@@ -1,0 +1,92 @@
+"""Every rule family against the real operator: whatever is drawn, masked equals sliced, in both graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.rules import strategies_layers as layers
+from tests.rules import strategies_layout as layouts
+from tests.rules import strategies_values as values
+from tests.rules.strategies import BATCH, WIDTH, Drawn, Frames
+from tools import fx_law, law
+from tools.double_precision import DOUBLE_TOLERANCE, outputs_in_double
+
+Family = st.SearchStrategy[Drawn]
+
+FAMILIES: dict[str, Family] = {
+    "elementwise": values.elementwise(),
+    "selection": values.selection(),
+    "reduction": values.reduction(),
+    "gated": values.gated(),
+    "einsum": values.einsum(),
+    "convolution": layers.convolution(),
+    "matmul": layers.matmul(),
+    "gemm": layers.gemm(),
+    "normalization": layers.normalization(),
+    "pooling": layers.pooling(),
+    "attention": layers.attention(),
+    "recurrent": layers.recurrent() | layers.recurrent_node(),
+    "weight norm": layers.weight_norm(),
+    "layout": layouts.layout(),
+    "expand": layouts.flattened(),
+    "concat": layouts.concat(),
+    "cut": layouts.cut(),
+    "stack": layouts.stacked(),
+    "repeat": layouts.repeated(),
+    "rearranged": layouts.rearranged(),
+    "picked": layouts.picked(),
+    "indexing": layouts.indexing(),
+}
+NO_NODE = {"weight norm", "stack", "indexing"}
+SEEDS = st.integers(0, 2**16)
+OTHER_BATCHES = st.sampled_from([None, BATCH + 2])  # capturing for one batch size alone is quick
+ONNX_EXAMPLES, TORCH_EXAMPLES, AT_ONCE = 50, 5, 5
+SLOW = [HealthCheck.too_slow]
+NO_SHRINKING = [Phase.explicit, Phase.generate]  # of what takes a second to capture
+FLOAT32_NOISE = 1e-5
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - NO_NODE))
+def test_masked_equals_sliced_in_onnx(family: str) -> None:
+    removed = []
+
+    @settings(max_examples=ONNX_EXAMPLES, suppress_health_check=SLOW)
+    @given(FAMILIES[family].filter(lambda one: one.onnx is not None), SEEDS)
+    def holds(one: Drawn, seed: int) -> None:
+        model = one.model(seed)
+        analysis = law.analyzed(model).analysis
+        assert analysis is not None and analysis.opaque == []
+        outcome = law.check_law(model, seed)
+        if outcome.difference > FLOAT32_NOISE:
+            assert law.check_law(model, seed, outputs_in_double).difference <= DOUBLE_TOLERANCE
+        removed.append(outcome.removed)
+
+    holds()
+    assert_most(removed)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_masked_equals_sliced_in_torch(family: str) -> None:
+    removed = []
+    captured = FAMILIES[family].filter(lambda one: one.torch is not None)
+
+    @settings(max_examples=TORCH_EXAMPLES, suppress_health_check=SLOW, phases=NO_SHRINKING)
+    @given(st.lists(captured, min_size=AT_ONCE, max_size=AT_ONCE), OTHER_BATCHES, SEEDS)
+    def holds(several: list[Drawn], other_batch: int | None, seed: int) -> None:
+        torch.manual_seed(seed)
+        x = torch.randn(BATCH, WIDTH, dtype=torch.float64)
+        outcome = fx_law.check_law(Frames(several).double(), (x,), seed=seed, other_batch=other_batch)
+        assert outcome.analysis.opaque == []
+        assert outcome.difference <= DOUBLE_TOLERANCE
+        removed.append(outcome.removed)
+
+    holds()
+    assert_most(removed)
+
+
+def assert_most(removed: list[int]) -> None:
+    """The law would hold in vain if nothing were open."""
+    assert sum(map(bool, removed)) >= 0.4 * len(removed)
