@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from getac.axes.analysis import FrozenAxis, Member, PruningClass
-from getac.axes.costs import Cost, LayerCost
+from getac.axes.meter import Cost, LayerCost
 from getac.axes.wishes import Wishes, check_globs
 from getac.onnx_graph.read import load
 from getac.passes import Pipeline, Refusal, State, analysis_passes

@@ -20,8 +20,8 @@ def masked_copy(model: ir.Model, analysis: Analysis, choice: Choice) -> ir.Model
     copy = model.clone()
     for value in analysis.parameters:
         assert isinstance(value, ir.Value) and value.name is not None
-        masks = analysis.keep_masks(value, choice.masks)
-        if masks is None or all(mask.all() for mask in masks) or not analysis.view.is_float(value):
+        masks = analysis.zero_masks(value, choice.masks)
+        if masks is None or all(mask.all() for mask in masks):
             continue
         array = np.array(array_of(value))
         for dimension, mask in enumerate(masks):

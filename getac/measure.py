@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from getac.agreement import Batch
-from getac.axes.costs import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
+from getac.axes.meter import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
 from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.shapes import infer_shapes

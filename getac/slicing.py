@@ -9,7 +9,7 @@ from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask, kept
 from getac.axes.contents import Site
 
-__all__ = ["GraphEditor", "SizeChange", "cut_units"]
+__all__ = ["GraphEditor", "SizeChange", "cut_units", "smaller"]
 
 SizeChange = tuple[int, int]
 """A size before and after."""
@@ -31,16 +31,24 @@ class GraphEditor(Protocol):
         ...
 
 
+def smaller(analysis: Analysis, masks: Mapping[Axis, Mask]) -> dict[Hashable, Sequence[Mask]]:
+    """The stored tensors that lose something -> which indices of each dimension stay.
+
+    Args:
+        masks: Class atom -> which units stay.
+    """
+    keep = {parameter: analysis.keep_masks(parameter, masks) for parameter in analysis.parameters}
+    return {one: dims for one, dims in keep.items() if dims and not all(mask.all() for mask in dims)}
+
+
 def cut_units(editor: GraphEditor, analysis: Analysis, masks: Mapping[Axis, Mask]) -> None:
     """Cuts units out of every stored tensor and rewrites every size that they change.
 
     Args:
         masks: Class atom -> which units stay.
     """
-    for parameter in analysis.parameters:
-        keep = analysis.keep_masks(parameter, masks)
-        if keep is not None and not all(mask.all() for mask in keep):
-            editor.cut(parameter, keep)
+    for parameter, keep in smaller(analysis, masks).items():
+        editor.cut(parameter, keep)
     sizes = {site: (axis.size, int(kept(axis, masks).sum())) for site, axis in analysis.sites.items()}
     derived = analysis.inference.derived
     editor.write_numbers({s: d.value for s, d in derived.items() if not kept(d.axis, masks).all()})

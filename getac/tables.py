@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from getac.axes.costs import Cost, LayerCost
+from getac.axes.meter import Cost, LayerCost
 from getac.inspection import Inspection, MemberEntry
 from getac.report import LayerReport, Report
 
@@ -100,10 +100,10 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     head = Text(
         f"{inspection.source}: {count(total.parameters)} parameters in {count(total.bytes)} bytes,"
         f" {share:.0%} of them in tensors with an open class; {count(total.macs)} MACs and"
-        f" {count(total.bops)} BOPs per sample; {len(inspection.classes)} classes"
+        f" {count(total.bops)} BOPs per sample; {len(inspection.classes)} classes,"
+        " each with what one unit costs"
     )
-    per_unit = (f"{what}/unit" for what in COSTS)
-    classes = plain_table("class", "units", *per_unit, "members")
+    classes = plain_table("class", "units", *COSTS, "members")
     one_line_each(classes)
     for one in inspection.classes:
         units, members = f"{one.units} {one.role}", member_list(one.members, one.module)

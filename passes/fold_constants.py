@@ -1,11 +1,11 @@
-"""fold-constants: floats that are computed from stored tensors alone become stored tensors.
+"""fold-constants: what is computed from stored tensors and fixed sizes alone becomes a stored tensor.
 
     before   y = MatMul(x, Transpose(W))        y = Conv(x, W, Expand(CastLike(0, x), Shape(W)))
     after    y = MatMul(x, W')                  y = Conv(x, W, 0)
 
 Exporters write such branches (torch's, for a bias that is not there). It runs after the quantizers were
-folded: a branch with a quantizer in it must be recognised, not computed. Integers are left alone: they are
-sizes, and the analysis follows where they come from.
+folded: a branch with a quantizer in it must be recognised, not computed. A size that a tracing exporter
+computes from another becomes a number of its own: `width // heads` would tie the heads to the width.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST_ENTRIES = 1 << 22
 
 @dataclass(frozen=True)
 class FoldConstants:
-    """Computes float branches that feed layers, element-wise operators and the like."""
+    """Computes float branches that feed layers, element-wise operators and the like, and fixed sizes."""
 
     name: ClassVar[str] = "fold-constants"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
@@ -81,8 +81,8 @@ class Known:
     def visit(self, node: ir.Node, state: State) -> str | None:
         """Computes a node of which all is known; the reason if it should be and cannot."""
         small = self.shapes.constants.get(node.outputs[0])
-        if small is not None and small.dtype.kind == "f" and node.op_type != "CastLike":
-            replace(node, small)  # a scale that is computed from a size, say
+        if small is not None and small.dtype.kind in "fi" and node.op_type != "CastLike":
+            replace(node, small)  # a size, or a scale that is computed from one
             return None
         if node.op_type not in FOLDED or not all(self.is_known(node, value) for value in node.inputs):
             return None

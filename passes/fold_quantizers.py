@@ -23,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import (
+    Array,
     add_initializer,
     array_of,
     is_stored,
@@ -44,6 +45,7 @@ from getac.onnx_graph.integer_lattice import (
     same_parameters,
     source_of,
 )
+from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.signs import is_non_negative
 from getac.onnx_graph.tightening import tighten
 from getac.pipeline import Fact, Refusal, State
@@ -63,6 +65,9 @@ class FoldQuantizers:
 
     def run(self, state: State) -> None:
         for node in list(state.model.graph):
+            if node.domain in ("", "ai.onnx") and len(node.outputs) == 1:
+                fold_arithmetic(node, state)
+        for node in list(state.model.graph):
             if node.op_type != "DequantizeLinear" or node.domain not in DOMAINS:
                 continue
             try:
@@ -70,6 +75,29 @@ class FoldQuantizers:
             except Refused as refused:
                 state.refuse(self.name, Refusal(node.name or node.op_type, str(refused), "it stays as it is"))
         tighten(state.model.graph, state.quantizers)
+
+
+def fold_arithmetic(node: ir.Node, state: State) -> None:
+    """What getac writes around float layers: weights restored by a Mul, copies that keep pairs apart."""
+    output = node.outputs[0]
+    if output.is_graph_output():
+        return
+    if node.op_type == "Sum" and len(node.inputs) == 1 and node.inputs[0] is not None:
+        replace_and_remove(node, output, node.inputs[0])
+    weight = scaled_integers(node) if node.op_type == "Mul" else None
+    if weight is not None:
+        stored = store(node_graph(node), weight.source, weight.integers, weight.record, weight.dtype)
+        state.quantizers[stored] = weight.record
+        replace_and_remove(node, output, stored)
+
+
+def store(
+    graph: ir.Graph, source: ir.Value, integers: Array, record: Quantizer, dtype: ir.DataType
+) -> ir.Value:
+    """The floats that integers around 0 stand for, beside the stored tensor that they come from."""
+    numbers = integers.astype(np.float32)
+    values = (numbers * record.steps_for(numbers.ndim)).astype(dtype.numpy())
+    return add_initializer(graph, f"{source.name}.float", values)
 
 
 def fold(node: ir.Node, state: State) -> None:
@@ -97,10 +125,8 @@ def fold_stored(node: ir.Node, integers: ir.Value, between: list[ir.Node], state
     known = range_of(integers.dtype, between)
     quantizer = record_of(node, known, array_of(integers).shape)
     scale, zero = parameters(node)
-    whole = array_of(integers).astype(np.int64).clip(*known) - zero.astype(np.int64).reshape(-1)[:1]
-    numbers = whole.astype(np.float32)
-    values = (numbers * quantizer.steps_for(numbers.ndim)).astype(scale.dtype)
-    stored = add_initializer(node.graph, f"{integers.name}.float", values)
+    centred = array_of(integers).astype(np.int64).clip(*known) - zero.astype(np.int64).reshape(-1)[:1]
+    stored = store(node.graph, integers, centred, quantizer, ir.DataType.from_numpy(scale.dtype))
     if integers.dtype is not ir.DataType.INT32:  # a bias takes the scale of its layer when it is lowered
         state.quantizers[stored] = quantizer
     replace_and_remove(node, output, stored)

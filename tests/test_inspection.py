@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 import getac
-from getac.axes.costs import Cost
+from getac.axes.meter import Cost
 from getac.errors import InvalidModelError
 from getac.inspection import inspect
+from getac.tables import inspection_tables
 from tools.zoo.registry import ZOO
 
 F32 = np.float32
@@ -104,3 +106,14 @@ def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(InvalidModelError, match="not an ONNX file"):
         inspect(tmp_path / "m.onnx")
     assert onnx.__version__
+
+
+def test_the_table_has_what_units_and_layers_cost():
+    found = inspect(ZOO["mlp_gemm"]())
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(inspection_tables(replace(found, layers=list(found.layers) * 30)))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert ["c0", "48", "MLP", "columns", "97", "388", "96", "98.3k"] in [line[:8] for line in lines]
+    assert ["gemm_4", "32", "10", "330", "1.32k", "320", "328k", "Gemm"] in lines
+    assert ["and", "30", "more", "layers;", "--json", "has", "all"] in lines

@@ -40,6 +40,8 @@ CLASSES = {
 
 # What cannot lose units besides graph inputs, outputs and vocabularies: the stream behind layer norms.
 LEAST_PRUNABLE = {"convnext": 0.6, "albert": 0.6, "llama": 0.7, "distilbert": 0.7}
+# How far the shares may be apart where folding stores more than it read: swin's position biases.
+APART = {"swin": 0.12}
 
 
 @cache
@@ -87,8 +89,9 @@ def test_masked_equals_sliced_in_onnx(name: str) -> None:
 def test_both_graphs_tell_the_same(name: str) -> None:
     """The same classes, and the same share of parameters, but for what an export folds into others."""
     assert exported(name).classes == captured(name).finding.classes
-    assert exported(name).prunable == pytest.approx(captured(name).finding.prunable, abs=0.02)
-    assert exported(name).kept == pytest.approx(captured(name).finding.kept, abs=0.05)
+    expected = captured(name).finding
+    assert exported(name).prunable == pytest.approx(expected.prunable, abs=APART.get(name, 0.02))
+    assert exported(name).kept == pytest.approx(expected.kept, abs=APART.get(name, 0.05))
 
 
 @every_model

@@ -23,7 +23,9 @@ def outputs_in_double(model: onnx.ModelProto | ir.Model, feeds: Feeds) -> list[N
     """What the model computes in float64, by the reference implementation of ONNX: not every kernel of
     onnxruntime has the type."""
     proto = model if isinstance(model, onnx.ModelProto) else ir.serde.serialize_model(model)
-    wide = {name: feed.astype(np.float64) if feed.dtype == np.float32 else feed for name, feed in feeds.items()}
+    wide = {
+        name: feed.astype(np.float64) if feed.dtype == np.float32 else feed for name, feed in feeds.items()
+    }
     with np.errstate(over="ignore", invalid="ignore"):  # it computes both branches of a sigmoid
         return [np.asarray(output) for output in ReferenceEvaluator(in_double(proto)).run(None, wide)]
 

@@ -104,8 +104,8 @@ def masked_copy(module: fx.GraphModule, analysis: Analysis, masks: Mapping[Axis,
     """A copy in which every float entry that a removed unit owns is zero."""
     masked = copy.deepcopy(module)
     for stored in analysis.parameters:
-        keep = analysis.keep_masks(stored, masks)
-        if keep is None or not analysis.view.is_float(stored):
+        keep = analysis.zero_masks(stored, masks)
+        if keep is None:
             continue
         assert isinstance(stored, Stored)
         tensor = attrgetter(stored.name)(masked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,20 @@ from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
 from getac.choice import Choice
 from getac.masking import masked_copy
-from getac.passes import ChooseUnits, FoldQuantizers, InferAxes, InferShapes, RemoveDead, SliceUnits
-from getac.pipeline import Fact, Pipeline, State
+from getac.passes import (
+    ChooseUnits,
+    FoldQuantizers,
+    InferAxes,
+    InferShapes,
+    RemoveDead,
+    SliceUnits,
+    analysis_passes,
+)
+from getac.pipeline import Fact, Pass, Pipeline, State
 from getac.runtime import open_session, run
 
 __all__ = [
+    "AS_WRITTEN",
     "Evaluate",
     "Feeds",
     "Outcome",
@@ -33,6 +42,9 @@ __all__ = [
 
 Feeds = Mapping[str, NDArray[np.generic]]
 Evaluate = Callable[[onnx.ModelProto | ir.Model, Feeds], list[NDArray[np.generic]]]
+
+AS_WRITTEN: tuple[Pass, ...] = (FoldQuantizers(), RemoveDead(), InferShapes(), InferAxes())
+"""The analysis of the nodes that stand in the graph, nothing folded: what tests of single rules need."""
 
 BATCH = 3
 
@@ -56,10 +68,14 @@ class Outcome:
     difference: float
 
 
-def analyzed(model: onnx.ModelProto) -> State:
-    """A state of the model after the dependency analysis."""
+def analyzed(model: onnx.ModelProto, passes: Sequence[Pass] | None = None) -> State:
+    """A state of the model after the dependency analysis.
+
+    Args:
+        passes: What comes before, and the analysis; None: what `getac.analyze` and `getac.lower` do.
+    """
     state = State(ir.serde.deserialize_model(model))
-    return Pipeline([FoldQuantizers(), RemoveDead(), InferShapes(), InferAxes()]).run(state)
+    return Pipeline(analysis_passes() if passes is None else passes).run(state)
 
 
 def choose(analysis: Analysis, rng: np.random.Generator) -> Choice:
@@ -72,17 +88,23 @@ def choose(analysis: Analysis, rng: np.random.Generator) -> Choice:
     return Choice(masks, (), sum(one.size for one in analysis.classes), removed, exact=False)
 
 
-def check_law(model: onnx.ModelProto, seed: int = 0, evaluate: Evaluate | None = None) -> Outcome:
+def check_law(
+    model: onnx.ModelProto,
+    seed: int = 0,
+    evaluate: Evaluate | None = None,
+    passes: Sequence[Pass] | None = None,
+) -> Outcome:
     """Removes random units of every open class and compares the sliced model with the masked one.
 
     Both run at two sizes of the symbolic dimensions.
 
     Args:
         evaluate: Runs a model; None: onnxruntime.
+        passes: As of `analyzed`.
     """
     evaluate = evaluate or outputs_of
     rng = np.random.default_rng(seed)
-    state = analyzed(model)
+    state = analyzed(model, passes)
     assert state.analysis is not None
     choice = state.choice = choose(state.analysis, rng)
     before = stored_floats(state.model)
@@ -97,17 +119,22 @@ def check_law(model: onnx.ModelProto, seed: int = 0, evaluate: Evaluate | None =
     return Outcome(len(state.analysis.classes), choice.units, choice.removed, cut, worst)
 
 
-def check_dead(model: onnx.ModelProto, seed: int = 0, evaluate: Evaluate | None = None) -> Outcome:
+def check_dead(
+    model: onnx.ModelProto,
+    seed: int = 0,
+    evaluate: Evaluate | None = None,
+    passes: Sequence[Pass] | None = None,
+) -> Outcome:
     """Zeroes random units, then removes what is dead: the function of the zeroed model must stay.
 
     `removed` counts the units that were found dead, which are most of the zeroed ones.
     """
     evaluate = evaluate or outputs_of
     rng = np.random.default_rng(seed)
-    state = analyzed(model)
+    state = analyzed(model, passes)
     assert state.analysis is not None
     masked = ir.serde.serialize_model(masked_copy(state.model, state.analysis, choose(state.analysis, rng)))
-    small = analyzed(masked)
+    small = analyzed(masked, passes)
     before = stored_floats(small.model)
     Pipeline([ChooseUnits(align=1), SliceUnits()]).run(small)
     assert small.analysis is not None and small.choice is not None

@@ -59,13 +59,15 @@ class PruningClass:
         name: `c0`, `c1`, ... in the order of the graph.
         role: What its units are called: channels, columns, heads, ...
         atom: The axis type that stands for it.
-        members: Where its units live.
+        members: Where its units live: a removed unit is as good as one whose entries here are zero.
+        spared: Where slicing cuts as well, but masking must not: the directions of a weight norm.
     """
 
     name: str
     role: str
     atom: Axis
     members: tuple[Member, ...]
+    spared: tuple[Member, ...] = ()
 
     @property
     def size(self) -> int:
@@ -73,7 +75,7 @@ class PruningClass:
 
     @property
     def place(self) -> str:
-        """The module that its parameters, or most of them, lie in."""
+        """The module that most of its parameters lie in; empty if there is none."""
         return common_module([member.name for member in self.members])
 
 
@@ -151,11 +153,21 @@ class Analysis:
         axes = self.inference.axes.get(value)
         return None if axes is None else [kept(axis, masks) for axis in axes]
 
+    def zero_masks(self, value: Hashable, masks: Mapping[Axis, Mask]) -> list[Mask] | None:
+        """As `keep_masks`, for masking: which indices of each dimension of a value are not zeroed."""
+        keep = self.keep_masks(value, masks)
+        if keep is None or not self.view.is_float(value):
+            return None
+        spared = self.inference.spared
+        return [np.ones_like(mask) if (value, i) in spared else mask for i, mask in enumerate(keep)]
+
 
 def common_module(names: Sequence[str]) -> str:
-    """The common path of parameters, of most at least: layer1.0 for layer1.0.conv1.weight, layer1.0.bn1.bias."""
+    """The path that most of the names have in common: layer1.0 for layer1.0.conv1.weight, layer1.0.bn1.bias."""
     every = [name.split(".")[:-1] for name in names]
-    [(top, _)] = Counter(tuple(path[:1]) for path in every).most_common(1)
+    [(top, count)] = Counter(tuple(path[:1]) for path in every).most_common(1)
+    if 2 * count <= len(names):
+        return ""
     paths = [path for path in every if tuple(path[:1]) == top]
     first, last = min(paths), max(paths)  # what these two share, all between them do
     same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
@@ -194,7 +206,9 @@ def analyze_view(
             frozen.append(FrozenAxis(leaf.size, leaf.frozen, tuple(where)))
         else:
             role = roles.get(leaf, UNITS)
-            classes.append(PruningClass(f"c{len(classes)}", role, leaf, tuple(where)))
+            spared = tuple(one for one in where if (one.parameter, one.dimension) in inference.spared)
+            zeroed = tuple(one for one in where if one not in spared) if spared else tuple(where)
+            classes.append(PruningClass(f"c{len(classes)}", role, leaf, zeroed, spared))
     return Analysis(
         view, inference, tuple(classes), tuple(frozen), frozenset(view.parameters), quantizers or {}
     )

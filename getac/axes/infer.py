@@ -56,6 +56,7 @@ class Inference:
         statistics: Axes that statistics are taken over, which freezes them unless a person opens them.
         opened: The atoms that were opened so.
         roles: What operators call an axis, such as "heads".
+        spared: Dimensions of stored tensors that masking leaves as they are.
     """
 
     axes: dict[Hashable, Axes] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Inference:
     statistics: list[tuple[Axis, Freeze]] = field(default_factory=list)
     opened: set[Axis] = field(default_factory=set)
     roles: list[tuple[Axis, str]] = field(default_factory=list)
+    spared: set[tuple[Hashable, int]] = field(default_factory=set)
 
 
 def infer(view: GraphView, wishes: Wishes = NO_WISHES) -> Inference:
@@ -129,8 +131,8 @@ def add_value(view: GraphView, result: Inference, value: Hashable, frozen: Reaso
         return
     name = view.name_of(value)
     axes = tuple(atom(size, f"{name}.{i}") for i, size in enumerate(sizes))
-    for axis in axes:
-        if frozen:
+    if frozen:
+        for axis in axes:
             freeze(axis, Freeze(frozen, name))
     result.axes[value] = axes
 
@@ -229,6 +231,9 @@ class Context:
 
     def is_parameter(self, index: int) -> bool:
         return index < self.inputs and self._node.inputs[index] in self._result.parameters
+
+    def spare(self, index: int, dimension: int) -> None:
+        self._result.spared.add((self._node.inputs[index], dimension))
 
     def size_site(self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False) -> None:
         self._add_site(Site(self._node.identity, argument, index, from_end), axis)

@@ -7,7 +7,7 @@ numbers as they stand and finds the units that can go without changing the funct
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,13 +58,14 @@ class Numbers(Protocol):
 
 @dataclass
 class MaskedNumbers:
-    """Every float entry that a removed unit owns is zero."""
+    """Every float entry that a removed unit owns is zero, but where other members do for it."""
 
     view: GraphView
+    spared: Set[tuple[Hashable, int]]
     masked: bool = True
 
     def parameter(self, value: Hashable, dimension: int) -> Slab:
-        return ZERO if self.view.is_float(value) else UNKNOWN
+        return ZERO if self.view.is_float(value) and (value, dimension) not in self.spared else UNKNOWN
 
 
 @dataclass
@@ -101,7 +102,7 @@ def check_masking(view: GraphView, inference: Inference) -> None:
     without meeting a zero (`relu(q) + 1` in a linear attention, a sum over channels after a sigmoid),
     the masked model keeps what the sliced one loses.
     """
-    walk = Walk(view, inference, MaskedNumbers(view))
+    walk = Walk(view, inference, MaskedNumbers(view, inference.spared))
     for contraction in walk.run():
         if not contraction.removable.all():
             why = Freeze(NOT_ZERO, contraction.node.name)

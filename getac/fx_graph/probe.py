@@ -46,11 +46,13 @@ class Probe:
 
     @classmethod
     def per_sample(cls, graph: fx.Graph) -> Probe:
-        """Batch symbols are 1, the others what they are in the example."""
+        """Batch symbols are 1, the others what they are in the example, or 1 where data decides (a mask)."""
         sizes: dict[Any, int] = {}
         for size in all_sizes(graph):
-            if isinstance(size, torch.SymInt) and size.node.expr.is_symbol and size.node.hint is not None:
-                sizes[size.node.expr] = int(size.node.hint)
+            if isinstance(size, torch.SymInt):
+                sizes = dict.fromkeys(size.node.expr.free_symbols, 1) | sizes
+                if size.node.expr.is_symbol and size.node.hint is not None:
+                    sizes[size.node.expr] = int(size.node.hint)
         for node in graph.find_nodes(op="placeholder"):
             for size in getattr(node.meta.get("val"), "shape", ())[:1]:
                 if isinstance(size, torch.SymInt):

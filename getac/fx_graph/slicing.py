@@ -66,7 +66,10 @@ def kept_part(data: torch.Tensor, masks: Sequence[Mask]) -> torch.Tensor:
 
 
 def cut_tensor(tensor: torch.Tensor, masks: Sequence[Mask]) -> None:
-    """Slices a stored tensor and its gradient in place: whoever holds it (an optimizer, a tie) holds the small one."""
+    """Slices a stored tensor in place, so that whoever holds it (an optimizer, a tie) holds the small one.
+
+    Its gradient is sliced with it.
+    """
     data, grad = kept_part(tensor.detach(), masks), tensor.grad
     tensor.grad = None  # of the old shape
     # An earlier loss that is still alive keeps autograd's accumulator of the gradient, which expects the old

@@ -2,7 +2,8 @@
 
 A value is a node, or `Result(node, position)` for one of several results; `operator.getitem` only names
 such a result and is no node of the view. A stored tensor is named by the attribute that it was first read
-from, so that tied weights are one value.
+from, so that tied weights are one value. A quantizer is no node either: what it returns is the value that it
+rounds.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from getac.fx_graph.operators import call_of
 from getac.fx_graph.probe import Probe
 from getac.fx_graph.reader import CallReader, operator_name
 from getac.rules.base import Rule
+from getac.training.quantizers import PlacedQuantizer, is_quantizer, place
 from getac.view import Array
 
 __all__ = ["FxNode", "FxView", "Result", "Stored"]
@@ -105,6 +107,7 @@ class FxView:
         self.outputs: list[Hashable] = []
         self._stored: dict[Stored, torch.Tensor] = {}
         self._floats: set[Hashable] = set()
+        self.quantizers: dict[Hashable, PlacedQuantizer] = {}
         for node in module.graph.nodes:
             self._add(node)
         self.parameters: Sequence[Hashable] = list(self._stored)
@@ -118,10 +121,17 @@ class FxView:
             self.outputs = [value for n in node.all_input_nodes if (value := self._values.get(n)) is not None]
         elif node.target is operator.getitem and isinstance(node.args[0], fx.Node):
             self._add_result(node)
+        elif is_quantizer(node):
+            self._add_quantizer(node)
         elif self._is_counter(node):
             pass  # the batches that a norm has seen
         elif "val" in node.meta or any(n in self._values for n in node.all_input_nodes):
             self.nodes.append(self._node(node))  # all others compute with the training flag alone
+
+    def _add_quantizer(self, node: fx.Node) -> None:
+        quantizer = place(self.module, node)
+        value = self._values[node] = self._values[quantizer.x]
+        self.quantizers[value] = quantizer
 
     def _is_counter(self, node: fx.Node) -> bool:
         """Whether a number is computed from numbers alone, and nothing reads it: there are no axes here."""
@@ -137,6 +147,8 @@ class FxView:
         return value
 
     def _add_stored(self, node: fx.Node) -> None:
+        if node.users and all(is_quantizer(user) and user.args[0] is not node for user in node.users):
+            return  # a step, a range or an exponent
         path = str(node.target)
         tensor = self._attribute(path)
         if not isinstance(tensor, torch.Tensor):
@@ -161,7 +173,9 @@ class FxView:
         found = self._owners.get(path)
         if found is None:
             parent, _, name = path.rpartition(".")
-            found = self._owners[path] = self._owner(parent)._modules[name]
+            found = self._owner(parent)._modules[name]
+            assert found is not None
+            self._owners[path] = found
         return found
 
     def _add_result(self, node: fx.Node) -> None:

@@ -24,8 +24,7 @@ Floats = npt.NDArray[np.float32]
 Numbers = TypeVar("Numbers", Floats, npt.NDArray[np.int64])
 
 # What training takes for parameters that it pushed out of their domain.
-LEAST_RANGE = np.float32(1e-12)
-GREATEST_REACH = np.float32(1e30)
+LEAST, GREATEST = np.float32(1e-12), np.float32(1e15)  # of q_m; the greatest of q_m^t too
 EXPONENTS = (1 / 16, 16.0)
 
 
@@ -99,9 +98,9 @@ def read_fake_quantizer(node: ir.Node) -> FakeQuantizer:
         )
     bits = node.attributes.get_float("least_bits", 2.0), node.attributes.get_float("most_bits", 16.0)
     fewest, most = (np.float32(2 ** (b - 1) - 1 if signed else 2**b - 1) for b in bits)
-    q_m, exponent = np.maximum(q_m, LEAST_RANGE), np.float32(np.clip(t, *EXPONENTS))
+    q_m, exponent = np.clip(q_m, LEAST, GREATEST), np.float32(np.clip(t, *EXPONENTS))
     with np.errstate(over="ignore", under="ignore"):
-        reach = np.minimum(q_m**exponent, GREATEST_REACH)
+        reach = np.minimum(q_m**exponent, GREATEST)
         step = np.asarray(np.minimum(np.maximum(d, reach / most), reach / fewest))
         step = np.where(step == 0, np.float32(1), step)  # q_m^t vanished: all integers are 0
         top = most if bits[0] == bits[1] else reach / step

@@ -88,6 +88,13 @@ class AxisContext(Protocol):
         """Whether an input is a stored tensor."""
         ...
 
+    def spare(self, index: int, dimension: int) -> None:
+        """States that masking leaves a stored input as it is along a dimension: its units end elsewhere.
+
+        Slicing takes its entries with the others.
+        """
+        ...
+
     def size_site(self, argument: str | int, axis: Axis, index: int = 0, *, from_end: bool = False) -> None:
         """States that an argument of this node (or an entry of it) is the size of an axis, or minus it."""
         ...
@@ -174,7 +181,7 @@ class SlabContext(Protocol):
         ...
 
     def may_lose_units(self, dimension: int) -> bool:
-        """Whether units can be removed along the dimension of the first output; else its slab is not wanted."""
+        """Whether units can be removed along a dimension of the first output; else no slab is wanted."""
         ...
 
     def merge(self, slabs: Sequence[Slab], sizes: Sequence[int], live: Sequence[bool]) -> Slab:

@@ -159,7 +159,7 @@ class Slice(Rule):
         return piece
 
     def _interleaved_part(self, c: AxisContext, axis: Axis, cut: Cut) -> Axis:
-        """One index of every `step`: a start below the step stays, an end that is counted from the end, too."""
+        """One index of every `step`: a start below the step stays, as does an end that is counted back."""
         count = len(range(cut.start, cut.stop, cut.step))
         whole = cut.step > 0 and count * cut.step == axis.size and cut.start < cut.step
         if not whole or cut.start_from_end or cut.fixed:

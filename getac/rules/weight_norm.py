@@ -19,8 +19,8 @@ class WeightNorm(Rule):
 
     Inputs: v, and g of size 1 in all other dimensions. Outputs: the weight, and maybe the norms, shaped as g.
 
-    Zeros do not change a norm, so that input channels may go. An output channel of zeros has the norm 0
-    and becomes 0 / 0: they are frozen, until the weight norm is folded into a plain weight.
+    Zeros do not change a norm, so that input channels may go. A direction of zeros would become 0 / 0: an
+    output channel is masked by its length alone, which takes v and g to be stored; else it is frozen.
 
     Args:
         dimension: The dimension that keeps its own lengths; None: there is one length for all.
@@ -35,14 +35,18 @@ class WeightNorm(Rule):
             for axis in g:
                 if axis.size != 1:
                     c.same(axis, own)
-            c.freeze(own, NOT_FINITE)
+            if c.is_parameter(0) and c.is_parameter(1):
+                c.spare(0, self.dimension)
+            else:
+                c.freeze(own, NOT_FINITE)
         return [v, g][: c.outputs]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         result = []
         for position in range(len(c.sizes())):
             if position == self.dimension:
-                result.append(UNKNOWN)
+                finite = c.slab(0, position) != 0
+                result.append(np.where((c.slab(1, position) == 0) & finite, 0.0, np.nan))
                 continue
             c.contract(0, position, UNKNOWN)
             result.append(np.where(c.slab(0, position) == 0, 0.0, np.nan))

@@ -13,7 +13,7 @@ from getac.fx_graph.reader import CallReader
 from getac.kernels.fake_quantize import Bits, Lattice, lattice
 from getac.quantizer import Quantizer
 
-__all__ = ["FakeQuantizer", "PlacedQuantizer", "find_quantizers", "is_quantizer"]
+__all__ = ["FakeQuantizer", "PlacedQuantizer", "find_quantizers", "is_quantizer", "is_stored", "place"]
 
 
 class FakeQuantizer(nn.Module):
@@ -60,8 +60,8 @@ class PlacedQuantizer:
 
     @property
     def of_weight(self) -> bool:
-        """Whether it quantizes a stored tensor."""
-        return self.x.op == "get_attr"
+        """Whether it quantizes a stored tensor, or what is computed from stored tensors alone."""
+        return is_stored(self.x)
 
     @torch.no_grad()
     def lattice(self) -> Lattice:
@@ -81,6 +81,13 @@ class PlacedQuantizer:
         return Quantizer(on.d.cpu().numpy(), -high if self.bits.signed else 0, high, self.axis)
 
 
+def is_stored(value: fx.Node) -> bool:
+    """Whether a value is a stored tensor, or computed from stored tensors alone."""
+    if value.op == "call_function":
+        return bool(value.all_input_nodes) and all(map(is_stored, value.all_input_nodes))
+    return value.op == "get_attr"
+
+
 def is_quantizer(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is torch.ops.getac.fake_quantize.default
 
@@ -91,6 +98,7 @@ def find_quantizers(module: fx.GraphModule) -> Sequence[PlacedQuantizer]:
 
 
 def place(module: fx.GraphModule, node: fx.Node) -> PlacedQuantizer:
+    """The quantizer that a node calls."""
     arguments = CallReader(node).arguments
     paths = [str(arguments[name].target) for name in ("d", "q_m", "t")]
     d, q_m, t = (module.get_parameter(path) for path in paths)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from getac.errors import BadInputError
+from getac.kernels.fake_quantize import Bits
 
 __all__ = ["Insertion", "Removal", "TrainingState", "state_of"]
 
@@ -17,15 +18,21 @@ KEY = "getac"
 
 @dataclass(frozen=True)
 class Insertion:
-    """A quantizer that was put behind a value of the captured graph.
+    """A quantizer that was put behind a value of the captured graph; all is known by name.
 
     Args:
-        value: The name of the node, or of the parameter, that is quantized.
+        node: The node of the value: an activation, or the node that reads (or computes) a weight.
+        readers: The nodes that read the quantized value instead.
         name: Where the quantizer's parameters are.
+        axis: The dimension that has a step and a range of its own per index.
+        bits: Its bounds.
     """
 
-    value: str
+    node: str
+    readers: tuple[str, ...]
     name: str
+    axis: int | None
+    bits: Bits
 
 
 @dataclass(frozen=True)

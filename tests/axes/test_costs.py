@@ -12,7 +12,8 @@ from torch import nn
 
 import getac
 from getac.axes.analysis import analyze_view
-from getac.axes.costs import Cost, meter_of
+from getac.axes.costs import meter_of
+from getac.axes.meter import Cost
 from getac.choice import Choice
 from getac.fx_graph.capture import capture
 from getac.fx_graph.view import FxView

@@ -202,9 +202,25 @@ LAYERS: dict[str, list[Case]] = {
         image(
             ran,
             8,
+            7,
             out=7,
             parts=lambda: {"conv": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 7, 3))},
-        )
+        ),
+        image(
+            lambda s, h: h + s.conv(h).relu(),
+            8,
+            parts=lambda: {"conv": nn.utils.weight_norm(nn.Conv2d(8, 8, 3, padding=1, bias=False))},
+        ),
+        image(
+            ran,
+            8,
+            7,
+            out=7,
+            parts=lambda: {"conv": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 7, 3), dim=-1)},
+        ),
+        image(
+            ran, 8, 7, out=7, parts=lambda: {"conv": nn.utils.weight_norm(nn.ConvTranspose2d(8, 7, 3), dim=1)}
+        ),
     ],
     "prelu": [
         image(normed, 8, parts=norm(nn.PReLU, 8)),
@@ -227,6 +243,7 @@ LAYERS: dict[str, list[Case]] = {
     "adaptive_avg_pool3d": [volume(3, lambda s, h: F.adaptive_avg_pool3d(h, 1), 8)],
     "adaptive_max_pool1d": [volume(1, lambda s, h: F.adaptive_max_pool1d(h, 2), 8)],
     "adaptive_max_pool2d": [image(lambda s, h: F.adaptive_max_pool2d(h, 2), 8)],
+    "adaptive_max_pool3d": [volume(3, lambda s, h: F.adaptive_max_pool3d(h, 2), 8)],
     "avg_pool1d": [volume(1, lambda s, h: F.avg_pool1d(h, 2), 8)],
     "avg_pool2d": [
         image(lambda s, h: F.avg_pool2d(h.sigmoid(), 3, 2, 1), 8),

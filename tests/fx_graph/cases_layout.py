@@ -245,9 +245,7 @@ LAYOUT: dict[str, list[Case]] = {
         sequence(
             lambda s, h: h[:, s.m], 8, parts=lambda: {"m": torch.tensor([True, False, True, True, False])}
         ),
-        sequence(
-            lambda s, h: s.a(h)[h[..., 0] > 0].sum(0), 7, out=7, parts=lambda: {"a": nn.Linear(8, 7)}
-        ),
+        sequence(lambda s, h: s.a(h)[h[..., 0] > 0].sum(0), 7, out=7, parts=lambda: {"a": nn.Linear(8, 7)}),
         sequence(lambda s, h: h[h > 0].sum()[None].expand(8), 8, reason="an indexed axis"),
         sequence(
             lambda s, h: torch.cat([h[h > 0], h[h < 0]]).sum()[None].expand(8), 8, reason="an indexed axis"

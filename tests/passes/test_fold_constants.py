@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import getac
 from getac.passes import FoldConstants, FoldQuantizers, InferShapes, Pipeline, State
 from getac.runtime import open_session, run
+from tools.law import AS_WRITTEN, check_law
 
 F32 = np.float32
 
@@ -101,10 +103,33 @@ def test_refuses(build, text: str, reason: str) -> None:
     assert reason in refusal.reason
 
 
-def test_integers_are_left_alone(build) -> None:
+def test_sizes_that_never_change_become_numbers(build) -> None:
     text = "(float[N,4] x) => (float[M,2] y) { s = Add(a, b)  y = Reshape(x, s) }"
     state = folded(build(text, a=np.array([-1, 1]), b=np.array([0, 1])))
-    assert operators(state) == ["Add", "Reshape"]
+    assert operators(state) == ["Reshape"]
+
+
+def test_the_heads_of_a_traced_attention_are_not_tied_to_its_width(build) -> None:
+    """Tracing writes width // heads, and the width of x again, where the other exporter writes 2 and 8."""
+    text = """(float[N,8] x) => (float[N,8] y) {
+        h = MatMul(x, v)  s = Shape(x)  b = Gather(s, first)  w = Gather(s, second)  d = Div(w, four)
+        n = Unsqueeze(b, zero)  e = Unsqueeze(d, zero)  f = Unsqueeze(w, zero)
+        t = Concat<axis=0>(n, heads, e)  r = Reshape(h, t)  q = Relu(r)  z = Concat<axis=0>(n, f)
+        o = Reshape(q, z)  y = MatMul(o, u)
+    }"""
+    floats = np.random.default_rng(0).normal(size=(2, 8, 8)).astype(np.float32)
+    scalars = {"first": np.array(0), "second": np.array(1), "four": np.array(4)}
+    lists = {"zero": np.array([0]), "heads": np.array([4])}
+    model = build(text, v=floats[0], u=floats[1], **scalars, **lists)
+    assert [one.size for one in getac.analyze(model).classes] == [4, 2]
+    assert check_law(model).difference <= 1e-5
+    assert check_law(model, passes=AS_WRITTEN).classes == 0
+
+
+def test_sizes_of_an_open_dimension_are_left_alone(build) -> None:
+    text = "(float[N,4] x) => (float[M,2] y) { n = Shape<end=1>(x)  s = Concat<axis=0>(n, a)  y = Reshape(x, s) }"
+    state = folded(build(text, a=np.array([2, 2])))
+    assert operators(state) == ["Shape", "Concat", "Reshape"]
 
 
 def test_a_second_run_changes_nothing(build) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from getac.passes import FoldQuantizers, RemoveDead
@@ -387,9 +388,202 @@ def test_value_that_a_subgraph_reads_unrounded(build, evaluate):
     assert records(state) == {"a": RECORD}
 
 
+# Integers that are cut
+
+LATTICES = [(bits, signed) for bits in range(2, 17) for signed in (True, False)]
+
+
+def lattice(bits, signed):
+    """The outermost integers of a symmetric or an unsigned lattice, and the type that holds them."""
+    low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    names = ("int8", "int16") if signed else ("uint8", "uint16")
+    return low, high, np.dtype(names[0] if bits <= 8 else names[1])
+
+
+def cut(before, dtype):
+    """Q or stored integers, and a Clip of them that onnxruntime can run; the result is k."""
+    if dtype.itemsize == 1:
+        return f"k = Clip({before}, low, high)"
+    to = helper.np_dtype_to_tensor_dtype(dtype)
+    return f"w = Cast<to=6>({before}) c = Clip(w, low, high) k = Cast<to={to}>(c)"
+
+
+def ends(low, high, dtype):
+    kind = dtype if dtype.itemsize == 1 else np.int32
+    return {"low": np.asarray(low, kind), "high": np.asarray(high, kind)}
+
+
+@pytest.mark.parametrize(("bits", "signed"), LATTICES)
+def test_a_clip_of_an_activations_integers_is_in_its_record(build, evaluate, bits, signed):
+    low, high, dtype = lattice(bits, signed)
+    text = f"""(float[2,40] i) => (float[2,40] y) {{ x = {"Neg" if signed else "Relu"}(i)
+        q = QuantizeLinear(x, s, z) {cut("q", dtype)} a = DequantizeLinear(k, s, z) y = Neg(a) }}"""
+    step = np.asarray(2 / high, F32)
+    model = build(text, s=step, z=np.asarray(0, dtype), **ends(low, high, dtype))
+    names = {"i": 2 * normal(2, 40)}
+    (before,) = evaluate(model, **names)
+    state = fold(model)
+    assert records(state) == {"x": Quantizer(step, low, high)}
+    assert operators(model) == ["Neg" if signed else "Relu", "Neg"] and state.refusals == {}
+    x = -names["i"] if signed else np.maximum(names["i"], 0)
+    np.testing.assert_array_equal(-Quantizer(step, low, high).quantize(x), before)
+    assert before.min() < -1.9  # the ends are reached
+
+
+@pytest.mark.parametrize(("bits", "signed"), LATTICES)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_clip_of_a_weights_integers_is_in_its_record(build, evaluate, bits, signed, per_channel):
+    low, high, dtype = lattice(bits, signed)
+    steps = F32([0.1, 0.2, 0.3]) if per_channel else np.asarray(0.1, F32)
+    text = f"""(float[2,4] x) => (float[2,3] y) {{
+        {cut("W", dtype)} v = DequantizeLinear(k, s, z) y = MatMul(x, v) }}"""
+    limits = np.iinfo(dtype)
+    integers = np.random.default_rng(0).integers(limits.min, limits.max + 1, (4, 3)).astype(dtype)
+    zeros = np.zeros(steps.shape, dtype)
+    model = build(text, W=integers, s=steps, z=zeros, **ends(low, high, dtype))
+    state = check_function(evaluate, model, x=normal(2, 4))
+    expected = Quantizer(steps, low, high, 1 if per_channel else None)
+    assert records(state) == {"W.float": expected} and operators(model) == ["MatMul"]
+    stored = model.graph.initializers["W.float"].const_value.numpy()
+    np.testing.assert_array_equal(expected.integers(stored), integers.clip(low, high))
+
+
+def test_a_clip_moves_with_the_zero_point_and_may_have_one_bound(build, evaluate):
+    text = f"(float[2,4] x) => (float[2,4] y) {{ {PAIR} y = Neg(a) }}".replace("q, s", "k, s")
+    text = text.replace(" a =", " k = Clip(q, low) a =")
+    state = check_function(evaluate, build(text, **ONE, low=np.uint8(60)), x=8 * normal(2, 4))
+    assert records(state) == {"x": Quantizer(ONE["s"], -40, 155)}
+
+
+def test_readers_of_cut_and_of_uncut_integers_are_kept_apart(build, evaluate):
+    for first, second in (("q", "k"), ("k", "q")):
+        text = f"""(float[2,40] x) => (float[2,40] y, float[2,40] w) {{
+            q = QuantizeLinear(x, s, z) k = Clip(q, low, high) a = DequantizeLinear({first}, s, z)
+            b = DequantizeLinear({second}, s, z) y = Neg(a) w = Neg(b) }}"""
+        model = build(text, **ONE, low=np.uint8(90), high=np.uint8(110))
+        state = check_function(evaluate, model, x=3 * normal(2, 40))
+        assert set(state.quantizers.values()) == {RECORD, Quantizer(ONE["s"], -10, 10)}
+        assert operators(model).count("Identity") == 2
+
+
+def test_two_quantizers_of_which_one_is_cut_are_kept_apart(build, evaluate):
+    text = """(float[2,40] x) => (float[2,40] y, float[2,40] w) {
+        q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z) y = Neg(a)
+        p = QuantizeLinear(x, s, z) k = Clip(p, low) b = DequantizeLinear(k, s, z) w = Neg(b) }"""
+    state = check_function(evaluate, build(text, **ONE, low=np.uint8(90)), x=3 * normal(2, 40))
+    assert set(state.quantizers.values()) == {RECORD, Quantizer(ONE["s"], -10, 155)}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "low", "high"),
+    [((-1.0, 1.0), -20, 20), ((-1.03, 1.02), -21, 20), ((-9.0, 1.0), -100, 20), ((-1.0, 99.0), -20, 155)],
+)
+def test_a_float_clip_before_a_quantizer_narrows_its_record(build, evaluate, bounds, low, high):
+    text = f"(float[2,90] i) => (float[2,90] y) {{ x = Clip(i, low, high) {PAIR} y = Neg(a) }}"
+    model = build(text, **ONE, low=F32(bounds[0]), high=F32(bounds[1]))
+    state = check_function(evaluate, model, i=6 * normal(2, 90))
+    assert records(state) == {"x": Quantizer(ONE["s"], low, high)}
+
+
+def test_a_float_clip_above_zero_narrows_nothing(build, evaluate):
+    text = f"(float[2,90] i) => (float[2,90] y) {{ x = Clip(i, low, high) {PAIR} y = Neg(a) }}"
+    state = check_function(evaluate, build(text, **ONE, low=F32(1), high=F32(2)), i=normal(2, 90))
+    (record,) = state.quantizers.values()
+    assert record.low == 0 and record.high == 155
+
+
+# A sign beside a magnitude
+
+
+@pytest.mark.parametrize("order", ["g, a", "a, g"])
+def test_the_record_of_a_magnitude_moves_behind_its_product_with_a_sign(build, evaluate, order):
+    text = f"""(float[2,90] i) => (float[2,90] y) {{ g = Sign(i) m = Abs(i) x = Pow(m, e)
+        q = QuantizeLinear(x, s, z) k = Clip(q, z, h) a = DequantizeLinear(k, s, z)
+        b = Mul({order}) y = Neg(b) }}"""
+    model = build(text, s=ONE["s"], z=np.uint8(0), e=F32(0.7), h=np.uint8(40))
+    state = check_function(evaluate, model, i=normal(2, 90))
+    assert records(state) == {"b": Quantizer(ONE["s"], -40, 40)}
+
+
+def test_the_record_of_a_magnitude_that_others_read_stays(build, evaluate):
+    text = """(float[2,90] i) => (float[2,90] y, float[2,90] w) { g = Sign(i) x = Abs(i) w = Neg(a)
+        q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z) b = Mul(g, a) y = Neg(b) }"""
+    text = text.replace("w = Neg(a)", "").replace("y = Neg(b)", "y = Neg(b) w = Neg(a)")
+    state = check_function(evaluate, build(text, s=ONE["s"], z=np.uint8(0)), i=normal(2, 90))
+    assert records(state) == {"x": Quantizer(ONE["s"], 0, 255)}
+
+
+# What getac itself writes around float layers
+
+
+@pytest.mark.parametrize("zero", [0, 8])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_weights_that_a_product_restores(build, evaluate, zero, per_channel):
+    steps = F32([[0.1, 0.2, 0.3]]) if per_channel else np.asarray(0.1, F32)
+    text = """(float[2,4] x) => (float[2,3] y) {
+        f = Cast<to=1>(W) w = SUB v = Mul(w, s) y = Gemm(x, v) }"""
+    text = text.replace("SUB", "Sub(f, z)") if zero else text.replace("w = SUB", "").replace("Mul(w", "Mul(f")
+    integers = np.random.default_rng(0).integers(0, 16, (4, 3)).astype(np.int8)
+    model = build(text, W=integers, s=steps, **({"z": F32(zero)} if zero else {}))
+    state = check_function(evaluate, model, x=normal(2, 4))
+    axis = 1 if per_channel else None
+    assert records(state) == {
+        "W.float": Quantizer(steps.reshape(-1) if per_channel else steps, -128 - zero, 127 - zero, axis)
+    }
+    assert operators(model) == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "f = Cast<to=1>(W) v = Mul(f, s) y = Add(x, v)",  # no weight of a layer
+        "f = Cast<to=1>(W) v = Mul(f, t) y = MatMul(x, v)",  # a scale for every number
+        "f = Cast<to=1>(W) v = Mul(f, n) y = MatMul(x, v)",  # negative
+        "f = Cast<to=1>(I) v = Mul(f, s) y = MatMul(x, v)",  # INT64
+        "f = Cast<to=1>(W) g = Sub(f, h) v = Mul(g, s) y = MatMul(x, v)",  # half a zero point
+        "f = Cast<to=1>(W) g = Sub(f, t) v = Mul(g, s) y = MatMul(x, v)",  # many zero points
+    ],
+)
+def test_other_products_stay(build, body):
+    model = build(
+        f"(float[4,4] x) => (float[4,4] y) {{ {body} }}",
+        **{"W": np.ones((4, 4), np.int8), "I": np.ones((4, 4), np.int64), "s": F32(0.5), "h": F32(0.5)},
+        **{"n": F32(-0.5), "t": normal(4, 4)},
+    )
+    before = operators(model)
+    state = fold(model)
+    assert operators(model) == before and state.quantizers == {}
+
+
+def test_a_sum_of_one_is_a_copy(build, evaluate):
+    text = f"(float[2,4] i) => (float[2,4] y) {{ x = Sum(i) {PAIR} b = Sum(a) y = Neg(b) }}"
+    state = check_function(evaluate, build(text, **ONE), i=normal(2, 4))
+    assert operators(state.model) == ["Neg"] and records(state) == {"i": RECORD}
+
+
 # Refusals
 
 REFUSED = {
+    "integers cut away": (
+        "q = QuantizeLinear(x, s, z) k = Clip(q, h, l) a = DequantizeLinear(k, s, z)",
+        {**ONE, "l": np.asarray(90, np.uint8), "h": np.asarray(110, np.uint8)},
+        "cut to nothing",
+    ),
+    "zero cut away": (
+        "q = QuantizeLinear(x, s, z) k = Clip(q, l) a = DequantizeLinear(k, s, z)",
+        {**ONE, "l": np.asarray(110, np.uint8)},
+        "cut to 110 to 255, without the zero point 100",
+    ),
+    "bounds at run time": (
+        "q = QuantizeLinear(x, s, z) l = Max(z, z) k = Clip(q, l) a = DequantizeLinear(k, s, z)",
+        ONE,
+        "cuts them at run time",
+    ),
+    "a cast that wraps": (
+        "q = QuantizeLinear(x, s, z) k = Cast<to=3>(q) a = DequantizeLinear(k, s, t)",
+        {**ONE, "t": np.asarray(100, np.int8)},
+        "changes the integers",
+    ),
     "different scales": (
         "q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, t, z)",
         {**ONE, "t": np.asarray(0.1, F32)},

@@ -159,6 +159,29 @@ def test_the_bounds_of_the_bits_hold_the_step(signed, most):
         np.testing.assert_array_equal(outputs(proto, False, x=x), expected)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("bits", [(2.0, 16.0), (4.0, 4.0), (3.5, 8.0)])
+@pytest.mark.parametrize("signed", [True, False])
+def test_weights_are_those_of_the_kernel_that_trains(signed, bits, per_channel):
+    torch = pytest.importorskip("torch")
+    kernel = pytest.importorskip("getac.kernels.fake_quantize").fake_quantize
+    axis = 1 if per_channel else None
+    for t in (1.0, 0.6, 1.7):
+        tensors = parameters(6, signed, CHANNELS if per_channel else None, t)
+        x = adversarial(tensors["d"], tensors["q_m"], (4, CHANNELS, 8, 8))
+        proto = spelled(fake_quantize(x.shape, tensors, x=x, axis=axis, signed=signed, bits=bits))
+        found = outputs(proto, False, i=np.zeros_like(x))
+        arrays = [torch.from_numpy(np.asarray(array)) for array in (x, *tensors.values())]
+        how = {"axis": axis, "signed": signed, "least_bits": bits[0], "most_bits": bits[1]}
+        with torch.no_grad():
+            expected = kernel(*arrays, **how).numpy()
+        if t == 1:
+            np.testing.assert_array_equal(found, expected)
+        else:  # the last bit of a power is not the same everywhere
+            apart = np.abs(found - expected) > 1e-6 * np.abs(expected).max()
+            assert apart.mean() < 1e-2
+
+
 # Exponents of activations
 
 

@@ -170,9 +170,9 @@ def check_law(net: Graph, seed: int = 0) -> tuple[tuple[int, ...], float]:
         keep = analysis.keep_masks(name, masks)
         assert keep is not None
         masked[name], sliced[name] = tensor.clone(), tensor
+        for dimension, mask in enumerate(analysis.zero_masks(name, masks) or ()):
+            masked[name].index_fill_(dimension, torch.from_numpy(np.flatnonzero(~mask)), 0.0)
         for dimension, mask in enumerate(keep):
-            if tensor.is_floating_point():
-                masked[name].index_fill_(dimension, torch.from_numpy(np.flatnonzero(~mask)), 0.0)
             sliced[name] = sliced[name].index_select(dimension, torch.from_numpy(np.flatnonzero(mask)))
     before = net.run(masked, rewritten(net, analysis, {}))["y"]
     after = net.run(sliced, rewritten(net, analysis, masks))["y"]

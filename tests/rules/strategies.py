@@ -1,4 +1,4 @@
-"""What the strategies of all rule families share: an operator drawn at random, between layers, in both graphs."""
+"""What the strategies of all rule families share: an operator drawn at random, between layers."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ class Drawn:
     Args:
         values: The shapes of h, g, k, m.
         result: The shape of r.
-        onnx: Nodes from h, g, k, m to r; None where ONNX has no such operator.
-        torch: The same, of the stored tensors and h, g, k, m; None where torch has none.
+        nodes: Of ONNX, from h, g, k, m to r; None where ONNX has no such operator.
+        call: The same of torch, of the stored tensors and h, g, k, m; None where torch has none.
         tensors: The stored tensors: shapes are parameters, arrays are constants.
     """
 
     values: tuple[Shape, ...]
     result: Shape
-    onnx: str | None
-    torch: Callable[..., Tensor] | None = field(repr=False)
+    nodes: str | None
+    call: Callable[..., Tensor] | None = field(repr=False)
     tensors: Mapping[str, Stored]
 
     def model(self, seed: int) -> onnx.ModelProto:
-        assert self.onnx is not None
+        assert self.nodes is not None
         tensors = {**self.tensors, "w_out": (prod(self.result), OUTPUTS)}
         body = ""
         for name, shape in zip(NAMES, self.values, strict=False):
             body += f"flat_{name} = MatMul(x, w_{name})  {name} = Reshape(flat_{name}, s_{name})  "
             tensors[f"w_{name}"] = (WIDTH, prod(shape))
             tensors[f"s_{name}"] = np.array([-1, *shape])
-        body += f"{self.onnx}  flat = Flatten(r)  y = MatMul(flat, w_out)"
+        body += f"{self.nodes}  flat = Flatten(r)  y = MatMul(flat, w_out)"
         return model_of(body, {"x": ("N", WIDTH)}, tensors, seed=seed)
 
 
@@ -86,8 +86,8 @@ class Frame(nn.Module):
 
     def __init__(self, one: Drawn) -> None:
         super().__init__()
-        assert one.torch is not None
-        self.shapes, self.function, self.stored = one.values, one.torch, Parameters(one.tensors)
+        assert one.call is not None
+        self.shapes, self.function, self.stored = one.values, one.call, Parameters(one.tensors)
         self.into = nn.ModuleList(nn.Linear(WIDTH, prod(shape)) for shape in one.values)
         self.out = nn.Linear(prod(one.result), OUTPUTS)
 
@@ -112,17 +112,15 @@ class Frames(nn.Module):
 
 def drawn(
     values: Sequence[Sequence[int]],
-    onnx: str | None,
-    torch_function: Callable[..., Tensor],
-    *,
-    only_onnx: bool = False,
-    **tensors: Stored,
+    nodes: str | None,
+    call: Callable[..., Tensor],
+    **tensors: Any,
 ) -> Drawn:
     """torch's function tells the shape of the result, also where ONNX alone is to be checked."""
     shapes = tuple(map(tuple, values))
     with torch.no_grad():
-        result = torch_function(Parameters(tensors), *(torch.zeros(2, *shape) for shape in shapes))
-    return Drawn(shapes, tuple(result.shape[1:]), onnx, None if only_onnx else torch_function, tensors)
+        result = call(Parameters(tensors), *(torch.zeros(2, *shape) for shape in shapes))
+    return Drawn(shapes, tuple(result.shape[1:]), nodes, call, tensors)
 
 
 def shape_of(draw: Draw, least: int, most: int, low: int = 2, high: int = 5) -> Shape:
@@ -149,6 +147,8 @@ def attributes(**values: Any) -> str:
     """ONNX's text form of attributes."""
 
     def text(value: Any) -> str:
-        return f'"{value}"' if isinstance(value, str) else str(int(value) if isinstance(value, bool) else value)
+        return (
+            f'"{value}"' if isinstance(value, str) else str(int(value) if isinstance(value, bool) else value)
+        )
 
     return f"<{', '.join(f'{name}={text(value)}' for name, value in values.items())}>" if values else ""

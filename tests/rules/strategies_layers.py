@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,17 @@ from torch.nn import functional as F
 
 from tests.rules.strategies import Draw, Drawn, attributes, drawn, shape_of, spelled
 
-__all__ = ["attention", "convolution", "gemm", "matmul", "normalization", "pooling", "recurrent", "weight_norm"]
+__all__ = [
+    "attention",
+    "convolution",
+    "gemm",
+    "matmul",
+    "normalization",
+    "pooling",
+    "recurrent",
+    "recurrent_node",
+    "weight_norm",
+]
 
 
 def bias(p: Any) -> Tensor | None:
@@ -47,34 +58,36 @@ def convolution(draw: Draw) -> Drawn:
 
 @st.composite
 def matmul(draw: Draw) -> Drawn:
-    """Of values and stored matrices, vectors and batches of matrices, from either side."""
+    """Of values and stored matrices, vectors and batches of matrices, from either side; baddbmm."""
     batch, a, k, n = shape_of(draw, 4, 4)
     lead = draw(st.sampled_from([(), (batch,), (1,)]))
-    kind = draw(st.sampled_from(["stored right", "stored left", "vector", "values", "broadcast", "sum"]))
-    if kind == "stored right":
-        w = draw(st.sampled_from([(k, n), (batch, k, n), (1, k, n)]))
-        return drawn([(*lead, a, k) if len(w) == 2 else (batch, a, k)], "r = MatMul(h, w)", right, w=w)
-    if kind == "stored left":
-        return drawn([(*lead, a, k)], "r = MatMul(w, h)", lambda p, h: p.w @ h, w=(n, a))
-    if kind == "vector":
-        return drawn([(*lead, a, k)], "r = MatMul(h, w)", right, w=(k,))
-    if kind == "values":
-        return drawn([(*lead, a, k), (*lead, k, n)], "r = MatMul(h, g)", lambda p, h, g: h @ g)
-    if kind == "broadcast":
-        return drawn([(batch, a, k), (1, k, n)], "r = MatMul(h, g)", lambda p, h, g: h @ g)
-    text = "t = MatMul(h, g)  r = Add(k, t)"
-    return drawn([(a, k), (k, n), (a, n)], text, lambda p, h, g, k: torch.baddbmm(k, h, g))
+    h, g = (*lead, a, k), (*lead, k, n)
+    kinds: list[Callable[[], Drawn]] = [
+        lambda: drawn([h], "r = MatMul(h, w)", lambda p, h: h @ p.w, w=(k, n)),
+        lambda: drawn([(batch, a, k)], "r = MatMul(h, w)", lambda p, h: h @ p.w, w=(batch, k, n)),
+        lambda: drawn([(batch, a, k)], "r = MatMul(h, w)", lambda p, h: h @ p.w, w=(1, k, n)),
+        lambda: drawn([h], "r = MatMul(w, h)", lambda p, h: p.w @ h, w=(n, a)),
+        lambda: drawn([h], "r = MatMul(h, w)", lambda p, h: h @ p.w, w=(k,)),
+        lambda: drawn([h, g], "r = MatMul(h, g)", lambda p, h, g: h @ g),
+        lambda: drawn([(batch, a, k), (1, k, n)], "r = MatMul(h, g)", lambda p, h, g: h @ g),
+        lambda: drawn([(a, k), (k, n), (a, n)], "t = MatMul(h, g)  r = Add(k, t)", batched_sum),
+    ]
+    return draw(st.sampled_from(kinds))()  # type: ignore[no-any-return]
 
 
-def right(p: Any, h: Tensor) -> Tensor:
-    return h @ p.w  # type: ignore[no-any-return]
+def batched_sum(p: Any, h: Tensor, g: Tensor, k: Tensor) -> Tensor:
+    return torch.baddbmm(k, h, g)
 
 
 @st.composite
 def gemm(draw: Draw) -> Drawn:
     """addmm and linear, with every shape of a bias."""
     k, n = shape_of(draw, 2, 2)
-    turned, alpha, beta = draw(st.booleans()), draw(st.sampled_from([1.0, 0.5])), draw(st.sampled_from([1.0, 2.0]))
+    turned, alpha, beta = (
+        draw(st.booleans()),
+        draw(st.sampled_from([1.0, 0.5])),
+        draw(st.sampled_from([1.0, 2.0])),
+    )
     b = draw(st.sampled_from([(n,), (1, n), (1,), (1, 1)]))
     names = attributes(transB=turned, alpha=alpha, beta=beta)
     linear = turned and draw(st.booleans())
@@ -221,9 +234,10 @@ def recurrent_node(draw: Draw) -> Drawn:
     inputs = ", ".join(["t", *tensors])
     all_steps = "a, last" if kind != "LSTM" else "a, last, cell"
     text = f"t = Transpose<perm=[1, 0, 2]>(h)  {all_steps} = {kind}{attributes(**names)}({inputs})"
-    read = "r = Transpose<perm=[2, 0, 1, 3]>(a)" if draw(st.booleans()) else "r = Transpose<perm=[1, 0, 2]>(last)"
-    steps_read = (steps, ways, hidden) if "(a)" in read else (ways, hidden)
-    return Drawn(((steps, into),), steps_read, f"{text}  {read}", None, tensors)
+    every = "r = Transpose<perm=[2, 0, 1, 3]>(a)", (steps, ways, hidden)
+    final = "r = Transpose<perm=[1, 0, 2]>(last)", (ways, hidden)
+    read, result = every if draw(st.booleans()) else final
+    return Drawn(((steps, into),), result, f"{text}  {read}", None, tensors)
 
 
 @st.composite

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tests.rules.strategies import Draw, Drawn, Shape, attributes, axis_of, drawn, shape_of, some, spelled
 
-__all__ = ["einsum", "elementwise", "gated", "reduction"]
+__all__ = ["einsum", "elementwise", "gated", "reduction", "selection"]
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Relu": torch.relu,
@@ -42,7 +42,7 @@ BINARY: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 def broadcast(draw: Draw, shape: Sequence[int], grows: bool = True) -> Shape:
-    """What combines with a shape (with the batch): sizes become 1 or stay, 1 becomes larger; leading ones go."""
+    """What combines with a shape: sizes become 1 or stay, 1 becomes larger; leading ones go."""
     made = [1, *(draw(st.sampled_from([1, size if size > 1 or not grows else 3])) for size in shape[1:])]
     return tuple(made[draw(st.integers(0, len(made))) :])
 
@@ -101,7 +101,8 @@ def reduction(draw: Draw) -> Drawn:
         return draw(position(h))  # type: ignore[no-any-return]
     axes = [spelled(draw, axis + 1, h) for axis in some(draw, len(h))]
     kept, before = draw(st.booleans()), draw(st.sampled_from(["Identity", "Sigmoid", "Relu"]))
-    text = f"t = {before}(h)  u = {name}{attributes(keepdims=kept)}(t, axes)  {'r = Mul(u, h)' if kept else 'r = Cos(u)'}"
+    after = "Mul(u, h)" if kept else "Cos(u)"
+    text = f"t = {before}(h)  u = {name}{attributes(keepdims=kept)}(t, axes)  r = {after}"
 
     def run(p: Any, h: Tensor) -> Tensor:
         u = REDUCTIONS[name](UNARY.get(before, torch.clone)(h), dim=axes, keepdim=kept)

@@ -11,13 +11,13 @@ from getac.onnx_graph.edit import array_of
 from getac.passes import SliceUnits
 from getac.pipeline import Fact, State
 from tests.rules.cases import Case, image, ints, sequence
-from tools.law import analyzed, check_law
+from tools.law import AS_WRITTEN, analyzed, check_law
 from tools.onnx_text import Tensor
 
 
 def sliced(case: Case, *keep: list[int]) -> State:
     """The case's graph after each class kept the listed units only."""
-    state = analyzed(case.model(seed=0))
+    state = analyzed(case.model(seed=0), AS_WRITTEN)
     assert state.analysis is not None
     classes = state.analysis.classes
     assert len(classes) == len(keep), classes
@@ -37,7 +37,7 @@ def numbers(state: State, output: str, index: int) -> list[int]:
 
 
 def law_holds(case: Case) -> bool:
-    return all(check_law(case.model(seed), seed).difference <= 1e-4 for seed in range(3))
+    return all(check_law(case.model(seed), seed, passes=AS_WRITTEN).difference <= 1e-4 for seed in range(3))
 
 
 HALVES = list(range(0, 8, 2))
@@ -76,7 +76,7 @@ def test_a_zero_that_copies_another_axis_freezes_both() -> None:
     body = "h = MatMul(x, w_in)  t = Reshape(h, s)  r = Reshape(t, v)  y = MatMul(r, w_out)"
     tensors: dict[str, Tensor] = {"w_in": (6, 8), "w_out": (8, 5), "s": ints(0, 2, 0, 4), "v": ints(0, 8, 8)}
     case = Case(body, (), {"x": ("N", 8, 6)}, tensors)
-    analysis = analyzed(case.model(seed=0)).analysis
+    analysis = analyzed(case.model(seed=0), AS_WRITTEN).analysis
     assert analysis is not None
     assert analysis.classes == ()
     assert "a reshape copies the size of another axis (t)" in {str(one.why) for one in analysis.frozen}
@@ -116,7 +116,7 @@ def test_one_literal_inside_a_shared_computed_target_ties_the_classes() -> None:
         p = MatMul(a, w_a)  q = MatMul(b, w_b)  r = Add(p, q)"""
     weights = {"w_g": (6, 8), "w_a": (8, 5), "w_b": (8, 5)}
     case = sequence(body, rest=ints(4, 8), out=5, **weights)
-    analysis = analyzed(case.model(seed=0)).analysis
+    analysis = analyzed(case.model(seed=0), AS_WRITTEN).analysis
     assert analysis is not None
     assert [one.size for one in analysis.classes] == [8, 5]
     assert law_holds(case)
@@ -146,7 +146,7 @@ def test_split_sizes(count: str) -> None:
 )
 def test_slice_bounds_keep_their_form(start: int, end: int, starts: int, ends: int) -> None:
     case = image("r = Slice(h, s, e, a)", s=ints(start), e=ints(end), a=ints(1), out=len(range(8)[start:end]))
-    analysis = analyzed(case.model(seed=0)).analysis
+    analysis = analyzed(case.model(seed=0), AS_WRITTEN).analysis
     assert analysis is not None
     keep = [list(range(0, one.size, 2)) for one in analysis.classes]
     state = sliced(case, *keep)
@@ -217,7 +217,7 @@ def test_resize_by_sizes() -> None:
 def test_a_model_that_loses_nothing_stays_as_it_is() -> None:
     case = image("a, b = Split<axis=1, num_outputs=2>(h)  r = Slice(a, s, e, c)", s=ints(-3), e=ints(9),
                  c=ints(1), out=3)  # fmt: skip
-    state = analyzed(case.model(seed=0))
+    state = analyzed(case.model(seed=0), AS_WRITTEN)
     before = ir.serde.serialize_model(state.model).SerializeToString()
     state.choice = Choice({}, (), 0, 0, exact=False)
     SliceUnits().run(state)

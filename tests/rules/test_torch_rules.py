@@ -14,6 +14,7 @@ from getac.axes.axis import leaves
 from getac.axes.reasons import ROLLED
 from getac.rules.attention import Attention
 from getac.rules.contraction import Convolution
+from getac.rules.elementwise import Elementwise
 from getac.rules.glu import GatedLinearUnit
 from getac.rules.indexing import Index, IndexPut, IndexUpdate, TopK
 from getac.rules.layout import Reshape, Transpose
@@ -158,11 +159,12 @@ def put(x: torch.Tensor, values: torch.Tensor, *indices: torch.Tensor) -> torch.
     return x.index_put(indices, values)
 
 
-def weight_normed() -> Graph:
-    """x (2, 5, 6) -> h (2, 5, 8) -> @ weight norm of v (8, 7) per column"""
+def weight_normed(direction: str = "v") -> Graph:
+    """x (2, 5, 6) -> h (2, 5, 8) -> @ weight norm of v (8, 7), or of u = tanh v, per column"""
     steps = [
         matmul("x", "w_in", "h"),
-        Step(WeightNorm(1), lambda v, g: torch._weight_norm(v, g, 1), ("v", "g"), ("w",)),
+        Step(Elementwise(), torch.tanh, ("v",), ("u",)),
+        Step(WeightNorm(1), lambda v, g: torch._weight_norm(v, g, 1), (direction, "g"), ("w",)),
         matmul("h", "w", "r"),
         matmul("r", "w_out", "y"),
     ]
@@ -189,7 +191,8 @@ LAWS = {
         ),
         (8, 7),
     ),
-    "weight norm": (weight_normed(), (8,)),
+    "weight norm": (weight_normed(), (8, 7)),
+    "weight norm of a computed direction": (weight_normed("u"), (8,)),
     "sum of attention": (summed_attention(Attention()), (4, 4, 3)),
     "sum of grouped attention": (summed_attention(Attention(grouped=True)), (4,)),
     "argsort": (
@@ -361,9 +364,15 @@ def test_a_causal_mask_freezes_the_queries() -> None:
     assert reasons(net, "tokens", 1) == {"None"}
 
 
-def test_a_length_of_its_own_freezes_a_channel() -> None:
-    assert reasons(weight_normed(), "v", 1) == {"a removed unit would not stay finite (w)"}
-    assert reasons(weight_normed(), "g", 1) == {"a removed unit would not stay finite (w)"}
+def test_a_direction_is_spared_by_masking() -> None:
+    one = analyze_view(weight_normed()).classes[1]
+    assert [member.name for member in one.members] == ["g", "w_out"]
+    assert [(member.name, member.dimension) for member in one.spared] == [("v", 1)]
+
+
+def test_a_length_of_its_own_freezes_a_channel_of_a_computed_direction() -> None:
+    assert reasons(weight_normed("u"), "v", 1) == {"a removed unit would not stay finite (w)"}
+    assert reasons(weight_normed("u"), "g", 1) == {"a removed unit would not stay finite (w)"}
 
 
 def test_sorted_indices_are_not_zero_where_the_entries_are() -> None:

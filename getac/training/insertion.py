@@ -1,0 +1,109 @@
+"""Puts learnable quantizers into a captured graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from getac.kernels.fake_quantize import Bits
+from getac.training.layers import Layer
+from getac.training.placing import Place, activations_of, quantized_values, weight_name, weights_of
+from getac.training.quantizers import FakeQuantizer
+from getac.training.signs import non_negative_values
+from getac.training.state import Insertion
+from getac.training.widths import Widths
+
+__all__ = ["insert", "plan_activations", "plan_weights"]
+
+KEPT_META = ("val", "nn_module_stack", "stack_trace")
+
+
+def plan_weights(
+    module: fx.GraphModule, layers: Sequence[Layer], widths: Widths, per_channel: bool = True
+) -> list[Insertion]:
+    """The quantizers of weights: `layer.weight` gets `layer.weight_quantizer`, beside the layer."""
+    places = weights_of(module, layers, widths, per_channel)
+    return [planned(module, place, weight_name(place.value), signed=True) for place in places]
+
+
+def plan_activations(
+    module: fx.GraphModule, layers: Sequence[Layer], widths: Widths
+) -> list[Insertion]:
+    """The quantizers of activations: the node `relu_1` gets `relu_1_quantizer`.
+
+    A value that cannot be negative uses all integers from 0 on. A layer whose weight is left in floats on
+    request needs no quantizers.
+    """
+    rounded = [one for one in layers if stays_quantized(one, widths)]
+    positive = non_negative_values(module.graph)
+    places = activations_of(module, rounded, widths)
+    return [planned(module, one, one.value.name, signed=one.value not in positive) for one in places]
+
+
+def stays_quantized(layer: Layer, widths: Widths) -> bool:
+    name = weight_name(layer.weight)
+    return widths.weights is None or widths.of_weight(name, at_end=False) is not None
+
+
+def names_of(layers: Sequence[Layer]) -> Iterator[str]:
+    """What overrides can speak of: weights, and the nodes of activations."""
+    yield from (weight_name(layer.weight) for layer in layers)
+    yield from (value.name for value in quantized_values(layers))
+
+
+def planned(module: fx.GraphModule, place: Place, value: str, signed: bool) -> Insertion:
+    name = f"{value}_quantizer"
+    while is_taken(module, name):
+        name += "_"
+    readers = tuple(reader.name for reader in place.readers)
+    return Insertion(place.value.name, readers, name, place.axis, Bits(signed, *place.bounds))
+
+
+def is_taken(module: torch.nn.Module, path: str) -> bool:
+    first, _, rest = path.partition(".")
+    owner = getattr(module, first, None)
+    return owner is not None and (not rest or is_taken(owner, rest))
+
+
+def insert(
+    module: fx.GraphModule, insertions: Sequence[Insertion], maxima: Mapping[str, Tensor] | None = None
+) -> None:
+    """Carries out what was planned, on the same graph or on that of another capture of the model.
+
+    Args:
+        maxima: Name of a quantizer -> the greatest magnitude to cover, of shape () or (size of the axis,);
+            those that are missing start at 1.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
+    for insertion in insertions:
+        x = nodes[insertion.node]
+        maximum = (maxima or {}).get(insertion.name)
+        if maximum is None:
+            shape = () if insertion.axis is None else x.meta["val"].shape[insertion.axis]
+            maximum = torch.ones(shape)
+        quantizer = FakeQuantizer(maximum.to(x.meta["val"].device), insertion.bits)
+        module.add_submodule(insertion.name, quantizer)
+        insert_call(module.graph, x, [nodes[name] for name in insertion.readers], insertion)
+    module.recompile()
+
+
+def insert_call(graph: fx.Graph, x: fx.Node, readers: Sequence[fx.Node], insertion: Insertion) -> None:
+    """Behind an activation; a weight's stands in front of its first reader, so that it is not held longer."""
+    before = min(readers) if x.op == "get_attr" else behind(graph, x)
+    with graph.inserting_before(before):
+        parameters = [graph.get_attr(f"{insertion.name}.{one}") for one in ("d", "q_m", "t")]
+        signed, least, most = insertion.bits
+        arguments = (x, *parameters, insertion.axis, signed, float(least), float(most))
+        call = graph.call_function(torch.ops.getac.fake_quantize.default, arguments)
+    origin = before if x.op == "get_attr" else x
+    call.meta = {key: origin.meta[key] for key in KEPT_META if key in origin.meta}
+    call.meta["val"] = x.meta["val"]
+    for reader in readers:
+        reader.replace_input_with(x, call)
+
+
+def behind(graph: fx.Graph, x: fx.Node) -> fx.Node:
+    """The node before which to insert; inputs of the graph stay together."""
+    return graph.find_nodes(op="placeholder")[-1].next if x.op == "placeholder" else x.next

@@ -1,0 +1,194 @@
+"""The greatest magnitudes that quantizers start with: of weights from themselves, of activations from data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from getac.errors import CalibrationError, GetacError, OptionError
+from getac.kernels.ranges import METHODS, RangeEstimator, range_estimator
+from getac.training.state import Insertion
+
+__all__ = ["check_method", "observed_maxima", "weight_maxima"]
+
+AUTO = "auto"
+FINE = 8  # bits from which the outermost values may decide
+
+
+def check_method(method: str) -> None:
+    if method not in (AUTO, *METHODS):
+        raise OptionError(
+            "there is no such way to choose ranges",
+            where="ranges",
+            required=" | ".join((AUTO, *METHODS)),
+            found=repr(method),
+        )
+
+
+def estimator_of(method: str, insertion: Insertion) -> RangeEstimator:
+    """An estimator of magnitudes: half of a symmetric lattice has a bit less."""
+    bits = int(insertion.bits.most)
+    if method == AUTO:
+        method = "minmax" if bits >= FINE else "mse"
+    return range_estimator(method, bits - insertion.bits.signed)
+
+
+def weight_maxima(module: fx.GraphModule, insertions: Sequence[Insertion]) -> dict[str, Tensor]:
+    """Name of a quantizer -> the greatest magnitude of its weight, per index of its axis."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    with torch.no_grad():
+        return {one.name: maximum_of(stored_value(module, nodes[one.node]), one) for one in insertions}
+
+
+def maximum_of(weight: Tensor, insertion: Insertion) -> Tensor:
+    others = [d for d in range(weight.ndim) if d != insertion.axis]
+    maximum = weight.abs().amax(others) if others else weight.abs()
+    if not maximum.isfinite().all():
+        raise CalibrationError("a weight is not finite", where=insertion.node, found="NaN or infinity")
+    return maximum
+
+
+def stored_value(module: fx.GraphModule, node: Any) -> Any:
+    """A stored tensor, or what is computed from stored tensors alone."""
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(module)
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: stored_value(module, one))
+    return node.target(*args, **kwargs)
+
+
+class Observer(nn.Module):
+    """Sees one activation of every batch."""
+
+    def __init__(self, node: str, estimator: RangeEstimator) -> None:
+        super().__init__()
+        self.node, self.estimator = node, estimator
+
+    def forward(self, x: Tensor) -> None:
+        self.estimator.update(x.detach().abs().float().cpu().numpy())
+        if self.estimator.skipped:
+            raise CalibrationError(
+                "an activation is not finite",
+                where=self.node,
+                found=f"{self.estimator.skipped} values that are NaN or infinite",
+                hint="look for bad samples, and for NaN among the parameters",
+            )
+
+
+class InputCheck(nn.Module):
+    """Compares an input of every batch with the example that the graph was captured with."""
+
+    def __init__(self, node: fx.Node) -> None:
+        super().__init__()
+        self.name, self.example = node.name, node.meta["val"]
+
+    def forward(self, x: Any) -> None:
+        wanted = [size if isinstance(size, int) else None for size in self.example.shape]
+        fits = isinstance(x, Tensor) and len(wanted) == x.ndim and x.dtype == self.example.dtype
+        if not fits or any(w not in (None, size) for w, size in zip(wanted, x.shape, strict=True)):
+            sizes = ", ".join("?" if size is None else str(size) for size in wanted)
+            found = f"{x.dtype} ({', '.join(map(str, x.shape))})" if isinstance(x, Tensor) else type(x).__name__
+            raise CalibrationError(
+                "calibration data does not fit the model",
+                where=self.name,
+                required=f"{self.example.dtype} ({sizes})",
+                found=found,
+                hint="a batch is what the model is called with: leave targets out",
+            )
+
+
+def observed_maxima(
+    module: fx.GraphModule, insertions: Sequence[Insertion], batches: Iterable[Any], method: str = AUTO
+) -> dict[str, Tensor]:
+    """Name of a quantizer -> the magnitude that it should cover, from one pass over the data.
+
+    The module runs in evaluation mode without gradients; per activation a few numbers or one histogram are
+    kept, however much data there is.
+
+    Args:
+        batches: Each a tensor, a tuple or list of positional inputs, or a dictionary of keyword inputs.
+        method: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.
+
+    Raises:
+        CalibrationError: No batch, one that the model does not take, or an activation that is not finite.
+    """
+    estimators = {one.name: estimator_of(method, one) for one in insertions}
+    observing = with_observers(module, {one.node: estimators[one.name] for one in insertions})
+    count = 0
+    for count, batch in enumerate(batches_of(batches), start=1):
+        run(observing, batch, count - 1)
+    if count == 0:
+        raise CalibrationError(
+            "there is no calibration data", where="calibration", found="no batch", required="one at least"
+        )
+    return {name: torch.tensor(max(map(abs, one.range()))) for name, one in estimators.items()}
+
+
+def with_observers(module: fx.GraphModule, estimators: Mapping[str, RangeEstimator]) -> fx.GraphModule:
+    """A module with the same parameters that hands what it computes to estimators."""
+    observing = fx.GraphModule(module, copy.deepcopy(module.graph))
+    graph = observing.graph
+    last_input = ([None, *graph.find_nodes(op="placeholder")])[-1]
+    for node in list(graph.nodes):
+        after = last_input if node.op == "placeholder" else node
+        if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor):
+            call(observing, f"check_of_{node.name}", InputCheck(node), node, after)
+        if node.name in estimators:
+            observer = Observer(node.name, estimators[node.name])
+            call(observing, f"observer_of_{node.name}", observer, node, after)
+    observing.recompile()
+    return observing.eval()
+
+
+def call(module: fx.GraphModule, name: str, part: nn.Module, x: fx.Node, after: fx.Node) -> None:
+    module.add_submodule(name, part)
+    with module.graph.inserting_after(after):
+        module.graph.call_module(name, (x,))
+
+
+def batches_of(batches: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        raise CalibrationError(
+            "calibration data is not a sequence of batches",
+            where="calibration",
+            found=type(batches).__name__,
+            hint="put a single batch into a list",
+        )
+    return islice(batches, None)
+
+
+def run(module: fx.GraphModule, batch: Any, position: int) -> None:
+    args, kwargs = arguments_of(batch, position)
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except GetacError:
+        raise
+    except Exception as error:  # whatever the model's operators raise on data that does not fit
+        raise CalibrationError(
+            "the model does not run on the calibration data",
+            where=f"batch {position}",
+            found=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+            hint="a batch is what the model is called with: leave targets out",
+        ) from error
+
+
+def arguments_of(batch: Any, position: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The positional and the keyword inputs of a batch."""
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, list | tuple):
+        return batch, {}
+    if isinstance(batch, Mapping) and all(isinstance(name, str) for name in batch):
+        return (), batch
+    raise CalibrationError(
+        "a calibration batch is of an unknown kind",
+        where=f"batch {position}",
+        required="a tensor, a tuple or list of positional inputs, or a dictionary of keyword inputs",
+        found=type(batch).__name__,
+    )

@@ -1,0 +1,118 @@
+"""`getac.prepare`: any PyTorch model becomes a module with learnable quantizers that trains as it did."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from getac.errors import BadInputError, UnsupportedModelError
+from getac.fx_graph.capture import capture
+from getac.training.insertion import insert, names_of, plan_activations, plan_weights
+from getac.training.layers import Layer, find_layers
+from getac.training.observation import check_method, observed_maxima, weight_maxima
+from getac.training.quantizers import find_quantizers
+from getac.training.state import KEY, Insertion, TrainingState
+from getac.training.widths import Widths
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Sequence[Any] | Tensor = (),
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    weight_bits: int | tuple[int, int] | None = 8,
+    activation_bits: int | tuple[int, int] | None = 8,
+    calibration: Iterable[Any] | None = None,
+    overrides: Mapping[str, int | tuple[int, int] | None] | None = None,
+    ranges: str = "auto",
+    embeddings: bool = False,
+    learn_exponents: bool = False,
+    dynamic_batch: bool = True,
+    per_channel: bool = True,
+) -> fx.GraphModule:
+    """Captures a model and inserts quantizers, which learn with it.
+
+    Weights of convolutions, linear layers and matrix products are quantized, and the activations that these
+    read (see `getac.training.placing`). Parameters are the model's own under their names; the quantizers'
+    are `d`, `q_m` and `t` under `layer.weight_quantizer` and `node_quantizer`.
+
+    Args:
+        model: Its mode (training or evaluation) is kept.
+        example_inputs: Positional inputs; the first dimension of each tensor is the batch.
+        example_kwargs: Keyword inputs.
+        weight_bits: 2 to 16; a pair (least, greatest): the number of bits learns in between, from the
+            greatest on; None: floats. The first and the last layers have 8 at least.
+        activation_bits: Likewise.
+        calibration: Batches for the ranges of activations, each a tensor, a tuple or list of positional
+            inputs, or a dictionary of keyword inputs. None: the example inputs, with a warning.
+        overrides: Glob on the name of a weight, or of the node that an activation comes from -> its bits;
+            the last that matches decides. None: it stays a float, with a weight its layer.
+        ranges: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.
+        embeddings: Whether tables that are looked up are quantized.
+        learn_exponents: Whether the exponents of weights learn; those of activations stay 1, which is what
+            QuantizeLinear can say.
+        dynamic_batch: Whether the batch size is left open.
+        per_channel: Whether every output channel of a weight has a step and a range of its own.
+
+    Raises:
+        UnsupportedModelError: The model cannot be captured, or has no layer.
+        OptionError: A number of bits that is none, a glob that matches nothing, an unknown way of ranges.
+        CalibrationError: Data that does not fit the model, or makes it compute what is not finite.
+        BadInputError: The model was prepared already.
+    """
+    widths = Widths.read(weight_bits, activation_bits, overrides)
+    check_method(ranges)
+    check_new(model)
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    module = capture(model, args, example_kwargs, dynamic_batch=dynamic_batch)
+    layers = find_layers(module, embeddings)
+    check_layers(model, layers)
+    widths.check_names(names_of(layers))
+    weights = plan_weights(module, layers, widths, per_channel)
+    activations = plan_activations(module, layers, widths)
+    maxima = weight_maxima(module, weights)
+    if activations:
+        batches = example_batches(args, example_kwargs) if calibration is None else calibration
+        maxima |= observed_maxima(module, activations, batches, ranges)
+    insert(module, [*weights, *activations], maxima)
+    if learn_exponents:
+        release_exponents(module)
+    module.meta[KEY] = TrainingState(args, dict(example_kwargs or {}), dynamic_batch, [*weights, *activations])
+    return module
+
+
+def check_new(model: nn.Module) -> None:
+    if isinstance(model, fx.GraphModule) and KEY in model.meta:
+        raise BadInputError(
+            "the model was prepared already",
+            found=f"a module with {len(find_quantizers(model))} quantizers",
+            hint="train it as it is, or prepare the original model again",
+        )
+
+
+def check_layers(model: nn.Module, layers: Sequence[Layer]) -> None:
+    if not layers:
+        raise UnsupportedModelError(
+            "the model has no layer whose weights could be quantized",
+            where=type(model).__name__,
+            required="a convolution, a linear layer, or a matrix product with a parameter",
+        )
+
+
+def example_batches(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Iterable[Any]:
+    warnings.warn(
+        "no calibration data: the ranges of activations are those of the example inputs; give a few"
+        " batches of real data, prepare(..., calibration=batches)",
+        stacklevel=3,
+    )
+    return [Example(args, kwargs)]
+
+
+def release_exponents(module: fx.GraphModule) -> None:
+    for quantizer in find_quantizers(module):
+        quantizer.t.requires_grad_(quantizer.of_weight)

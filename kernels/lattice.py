@@ -1,0 +1,99 @@
+"""The lattice of a fake quantizer: the step, the range and the exponent that can be used.
+
+The number of bits is b = log2(q_m^t / d + 1) + 1 (one less if unsigned; arXiv 2502.16638, equation 3). Two
+bounds hold it: d is cut to where b lies between them. With equal bounds d = q_m^t / (2^(b-1) - 1).
+
+Parameters that training pushed out of their domain (d or q_m at zero or below, an exponent that overflows)
+are taken for the nearest ones that can be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Bits", "Lattice", "lattice", "number"]
+
+LEAST = 1e-12  # of q_m: the smallest that keeps 1 / d^2 finite in float32
+GREATEST = 1e15  # of q_m, q_m^t and its slope: their products with gradients stay finite too
+EXPONENTS = (1 / 16, 16.0)
+
+
+class Bits(NamedTuple):
+    """What bounds the step.
+
+    Args:
+        signed: Whether the lattice is symmetric around 0; otherwise it starts there.
+        least: The least number of bits, above 1 (signed) or 0.
+        most: The greatest.
+    """
+
+    signed: bool
+    least: float
+    most: float
+
+    def top(self, bits: float) -> float:
+        """q_m^t / d at a number of bits: 2^(b-1) - 1, or 2^b - 1 without a sign."""
+        return float(2 ** (bits - 1) - 1 if self.signed else 2**bits - 1)
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+
+class Lattice(NamedTuple):
+    """The parameters that a quantizer really uses; each of shape () or (size of the axis,).
+
+    Args:
+        d: The step, within the bounds that the numbers of bits set.
+        q_m: The range.
+        t: The exponent; None: it is 1.
+        top: q_m^t / d, the greatest v.
+    """
+
+    d: Tensor
+    q_m: Tensor
+    t: Tensor | None
+    top: Tensor | float
+
+    def reach(self) -> Tensor:
+        """q_m^t"""
+        return self.q_m if self.t is None else self.q_m.pow(self.t).clamp(max=GREATEST)
+
+    def slope(self) -> Tensor | float:
+        """d(q_m^t)/dq_m = t q_m^(t-1)"""
+        return 1.0 if self.t is None else (self.t * self.q_m.pow(self.t - 1)).clamp(max=GREATEST)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Lattice:
+        """Changes what there is one of per index of an axis."""
+        return Lattice(*(change(one) if isinstance(one, Tensor) and one.ndim else one for one in self))
+
+
+def lattice(d: Tensor, q_m: Tensor, t: Tensor | None, bits: Bits) -> Lattice:
+    """The parameters that can be used, next to the given ones.
+
+    Args:
+        d: The step, of shape () or (size of an axis,).
+        q_m: The range, likewise.
+        t: The exponent, of shape (); None: it is 1.
+        bits: What bounds the step.
+    """
+    exponent = None if t is None or number(t) == 1.0 else t.clamp(*EXPONENTS)
+    greatest = bits.top(bits.most)
+    on = Lattice(d, q_m.clamp(LEAST, GREATEST), exponent, greatest)
+    reach = on.reach()
+    finest = reach / greatest
+    if bits.fixed:
+        return on._replace(d=finest)
+    step = torch.minimum(torch.maximum(d, finest), reach / bits.top(bits.least))
+    top = reach / step
+    known = number(top)
+    return on._replace(d=step, top=top if known is None else known)
+
+
+def number(parameter: Tensor) -> float | None:
+    """A parameter as a number, where nobody has to wait for a device to know it."""
+    return parameter.item() if parameter.ndim == 0 and parameter.device.type == "cpu" else None
