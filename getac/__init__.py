@@ -14,15 +14,31 @@ if TYPE_CHECKING:
     from getac.analyzing import analyze as analyze
     from getac.axes.analysis import Analysis as Analysis
     from getac.errors import GetacError as GetacError
+    from getac.fx_graph.capture import capture as capture
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
     from getac.report import Report as Report
+    from getac.training.gradients import check_gradients as check_gradients
+    from getac.training.preparing import prepare as prepare
 
-__all__ = ["Analysis", "GetacError", "Report", "analyze", "inspect", "lower"]
+__all__ = [
+    "Analysis",
+    "GetacError",
+    "Report",
+    "analyze",
+    "capture",
+    "check_gradients",
+    "inspect",
+    "lower",
+    "prepare",
+]
 
 _HOMES = {
     "Analysis": "getac.axes.analysis",
     "GetacError": "getac.errors",
+    "capture": "getac.fx_graph.capture",
+    "check_gradients": "getac.training.gradients",
+    "prepare": "getac.training.preparing",
     "Report": "getac.report",
     "analyze": "getac.analyzing",
     "inspect": "getac.inspection",

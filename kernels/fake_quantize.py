@@ -29,7 +29,7 @@ from .lattice import Bits, Lattice, lattice
 
 __all__ = ["Bits", "Lattice", "fake_quantize", "lattice"]
 
-BLOCK = 1 << 15  # elements: what is computed in between stays in the cache, and takes no memory
+BLOCK = 1 << 16  # elements: what is computed in between stays in the cache, and takes no memory
 TINY = torch.finfo(torch.float32).tiny
 
 library = torch.library.Library("getac", "DEF")
@@ -72,7 +72,10 @@ def fake_quantize(
 
 def in_memory_order(axis: int | None, like: Tensor, *others: Tensor) -> list[Tensor]:
     """Views in the order in which a dense tensor lies in memory: flat, or (outer, the axis, inner)."""
-    alike = [like, *(one if one.stride() == like.stride() else torch.empty_like(like).copy_(one) for one in others)]
+    alike = [
+        like,
+        *(one if one.stride() == like.stride() else torch.empty_like(like).copy_(one) for one in others),
+    ]
     order = list(range(like.ndim))
     if not like.is_contiguous():
         order.sort(key=like.stride, reverse=True)
@@ -120,7 +123,9 @@ class Scratch:
 
     def like(self, part: Tensor) -> Sequence[Tensor]:
         if not self.tensors or self.tensors[0].shape != part.shape:
-            self.tensors = torch.empty((self.count, *part.shape), dtype=self.dtype, device=part.device).unbind()
+            self.tensors = torch.empty(
+                (self.count, *part.shape), dtype=self.dtype, device=part.device
+            ).unbind()
         return self.tensors
 
 
@@ -137,3 +142,159 @@ def bound_(u: Tensor, on: Lattice, signed: bool) -> Tensor:
         return u.clamp_(-on.top if signed else 0.0, on.top)
     torch.minimum(u, on.top, out=u)
     return torch.maximum(u, -on.top, out=u) if signed else u.clamp_(min=0)
+
+
+def pass_inside(grad: Tensor, u: Tensor, on: Lattice, signed: bool, out: Tensor, spare: Tensor) -> None:
+    """The gradient where u is in the range, 0 elsewhere; then bounds u."""
+    backward_of_clip = torch.ops.aten.hardtanh_backward.grad_input  # its edges are outside, ours are inside
+    tiny, eps = torch.finfo(u.dtype).tiny, torch.finfo(u.dtype).eps
+    if isinstance(on.top, float):
+        edge = on.top * (1 + 4 * eps)
+        backward_of_clip(grad, u, -edge if signed else -tiny, edge, grad_input=out)
+        bound_(u, on, signed)
+    else:
+        beyond = bound_(spare.copy_(u), on, signed).sub_(u)
+        backward_of_clip(grad, beyond, -tiny, tiny, grad_input=out)
+        bound_(u, on, signed)
+
+
+def wide(part: Tensor, spare: Tensor) -> Tensor:
+    """In the type to compute in: types of half precision cannot hold the integers."""
+    return part if part.dtype == spare.dtype else spare.copy_(part)
+
+
+@torch.library.impl(library, "fake_quantize", "CompositeExplicitAutograd")
+def forward(
+    x: Tensor,
+    d: Tensor,
+    q_m: Tensor,
+    t: Tensor | None,
+    axis: int | None,
+    signed: bool,
+    least: float,
+    most: float,
+) -> Tensor:
+    result = torch.empty_like(x)
+    if not x.numel():
+        return result
+    on, dtype = lattice(d, q_m, t, Bits(signed, least, most)), torch.promote_types(x.dtype, d.dtype)
+    scratch = Scratch(1, dtype)
+    for here, (out, part) in blocks(on, in_memory_order(axis if d.ndim else None, result, x)):
+        u = out if out.dtype == dtype else scratch.like(out)[0]
+        quotient(wide(part, u), here, out=u)
+        bound_(u, here, signed).round_()
+        torch.mul(u, here.d, out=u)
+        if u is not out:
+            out.copy_(u)
+    return result
+
+
+@torch.library.impl(library, "fake_quantize_backward", "CompositeExplicitAutograd")
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    d: Tensor,
+    q_m: Tensor,
+    t: Tensor | None,
+    axis: int | None,
+    signed: bool,
+    least: float,
+    most: float,
+    exponent: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients to x, d, q_m and t; that to t is 0 where it is not asked for."""
+    to_x, dtype = torch.empty_like(x), torch.promote_types(x.dtype, d.dtype)
+    if not x.numel():
+        return to_x, torch.zeros_like(d), torch.zeros_like(q_m), d.new_zeros(())
+    bits = Bits(signed, least, most)
+    on = lattice(d, q_m, t, bits)
+    scratch, sums = Scratch(2 if x.dtype == dtype else 5, dtype), []
+    for here, parts in blocks(on, in_memory_order(axis if d.ndim else None, to_x, x, grad)):
+        sums.append(slopes(*parts, here, signed, exponent, scratch.like(parts[0])))
+    to_d, to_top, to_t = (total(found, d) for found in zip(*sums, strict=True))
+    if bits.fixed:
+        from_d, to_d = to_d, torch.zeros_like(d)
+    else:
+        held = d != on.d
+        from_d, to_d = to_d.where(held, 0), to_d.masked_fill(held, 0)
+    to_q_m = (to_top + from_d).div_(on.top).mul_(on.slope())
+    if exponent:
+        to_t = to_t + from_d / on.top * on.reach() * on.q_m.log()
+    return to_x, to_d, to_q_m, to_t.sum()
+
+
+def slopes(
+    to_x: Tensor, x: Tensor, grad: Tensor, on: Lattice, signed: bool, exponent: bool, spare: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes the gradient to x; returns what x adds to those to d, to q_m^t (times top), and to t."""
+    u, v, *rest = spare
+    inner = rest[0] if rest else to_x
+    x, grad = (wide(x, rest[1]), wide(grad, rest[2])) if rest else (x, grad)
+    u = quotient(x, on, out=u)
+    pass_inside(grad, u, on, signed, inner, v)
+    if rest:
+        to_x.copy_(inner)
+    to_t = exponent and power_slope(grad, u, on, v)
+    to_d = summed(grad, torch.round(u, out=v).sub_(u), on.d)
+    return to_d, summed(u, torch.sub(grad, inner, out=v), on.d), to_t if exponent else to_d
+
+
+def power_slope(grad: Tensor, v: Tensor, on: Lattice, spare: Tensor) -> Tensor:
+    """What x adds to the gradient to t: m^t ln m = m^t ln(m^t) / t."""
+    power = torch.mul(v, on.d, out=spare)
+    found = summed(grad, torch.xlogy(power, power.abs(), out=spare), on.d)
+    return found if on.t is None else found / on.t
+
+
+def summed(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """The sum of a b, of all or per index of an axis; b is overwritten."""
+    return b.mul_(a).sum_to_size(like.shape).view(-1) if like.ndim else torch.dot(a, b)
+
+
+def total(parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    """What blocks have found: parts of the same sums, or the sums of some channels after the others."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(list(parts)) if like.numel() != parts[0].numel() else torch.stack(list(parts)).sum(0)
+
+
+class FakeQuantize(torch.autograd.Function):
+    """What torch.library would generate, without what this operator does not need."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
+        ctx.save_for_backward(x, d, q_m, t)
+        ctx.rest = rest
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.getac.fake_quantize.default(x, d, q_m, t, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        op = torch.ops.getac.fake_quantize_backward.default
+        return *op(grad, *ctx.saved_tensors, *ctx.rest, ctx.needs_input_grad[3]), None, None, None, None
+
+
+if 1:
+
+    @torch.library.impl(library, "fake_quantize", "Autograd")
+    def differentiable(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
+        return FakeQuantize.apply(x, d, q_m, t, *rest)
+else:
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, d, q_m, t, *ctx.rest = inputs
+        ctx.save_for_backward(x, d, q_m, t)
+
+    torch.library.register_autograd(
+        "getac::fake_quantize", FakeQuantize.backward, setup_context=setup_context, lib=library
+    )
+
+
+@torch.library.register_fake("getac::fake_quantize", lib=library)
+def _(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("getac::fake_quantize_backward", lib=library)
+def _(grad: Tensor, x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    return torch.empty_like(x), torch.empty_like(d), torch.empty_like(q_m), d.new_empty(())

@@ -155,7 +155,7 @@ def test_layers_run_on_the_integers_of_training(
     """The bound is that of INT32 biases, which move some activations by one step."""
     original = trained(weight_bits, activation_bits, weight_exponent=weight_exponent)
     path = tmp_path / "lowered.onnx"
-    report = getac.lower(original, path, bench=False)
+    report = getac.lower(original, path, bench=False, sparsity=0.0)
     assert report.verification.passed
     kernels = integer_kernels(path)
     assert kernels.count("QLinearConv") == 2 and kernels.count("QGemm") == 1
@@ -167,13 +167,13 @@ def test_layers_run_on_the_integers_of_training(
 @pytest.mark.parametrize("bits", [8, 4])
 def test_powers_of_activations_are_floats_between_integer_layers(tmp_path, bits):
     original, path = trained(bits, bits, exponent=0.7), tmp_path / "lowered.onnx"
-    report = getac.lower(original, path, bench=False)
+    report = getac.lower(original, path, bench=False, sparsity=0.0)
     assert report.verification.passed
     check_weights(path, bits)
     kernels = integer_kernels(path)  # a Conv has no quantizer behind it, and needs one for its kernel
     assert kernels.count("QGemm") == 1 and kernels.count("Conv") == 2 and kernels.count("Pow") == 4
     assert difference(original, path) < {8: 1e-4, 4: 1e-2}[bits]  # the Gemm's bias
-    report = getac.lower(original, path, bench=False, calibration={"x": inputs()})
+    report = getac.lower(original, path, bench=False, sparsity=0.0, calibration={"x": inputs()})
     assert report.verification.passed
     check_weights(path, bits)
     assert integer_kernels(path).count("QLinearConv") == 2
@@ -185,8 +185,8 @@ def test_powers_of_activations_are_floats_between_integer_layers(tmp_path, bits)
 def test_a_lowered_file_can_be_lowered_again(tmp_path, weight_bits, activation_bits, exponent):
     original = trained(weight_bits, activation_bits, exponent)
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
-    getac.lower(original, once, bench=False)
-    report = getac.lower(once, twice, bench=False)
+    getac.lower(original, once, bench=False, sparsity=0.0)
+    report = getac.lower(once, twice, bench=False, sparsity=0.0)
     assert report.verification.passed
     assert sorted(integer_kernels(once)) == sorted(integer_kernels(twice))
     for one, other in zip(stored_integers(once), stored_integers(twice), strict=True):
@@ -199,7 +199,7 @@ def test_a_lowered_file_can_be_lowered_again(tmp_path, weight_bits, activation_b
 def test_more_than_eight_bits_stay_in_floats_and_are_rounded_alike(tmp_path):
     for bits in (12, 16):
         original, path = trained(bits, bits), tmp_path / f"{bits}.onnx"
-        report = getac.lower(original, path, bench=False)
+        report = getac.lower(original, path, bench=False, sparsity=0.0)
         assert report.verification.passed and "QLinearConv" not in integer_kernels(path)
         assert set(activation_bits_of(path)) == {bits}
         expected, found = outputs(original, inputs(), optimize=False), outputs(str(path), inputs())

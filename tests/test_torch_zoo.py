@@ -38,6 +38,9 @@ CLASSES = {
     "mamba": 2 * 3,
 }
 
+# What a training step must not reach; every other parameter gets a gradient.
+WITHOUT_GRADIENT = {"whisper": ("model.encoder.embed_positions.weight",)}  # sinusoids, which do not train
+
 # What cannot lose units besides graph inputs, outputs and vocabularies: the stream behind layer norms.
 LEAST_PRUNABLE = {"convnext": 0.6, "albert": 0.6, "llama": 0.7, "distilbert": 0.7}
 # How far the shares may be apart where folding stores more than it read: swin's position biases.
@@ -74,8 +77,7 @@ def test_masked_equals_sliced(name: str) -> None:
 def test_the_sliced_module_trains(name: str) -> None:
     one = captured(name)
     for args, kwargs in one.inputs:  # two batch sizes
-        without = fx_law.train_step(one.module, args, kwargs)
-        assert len(without) < len(dict(one.module.named_parameters())) / 2
+        assert fx_law.train_step(one.module, args, kwargs) == WITHOUT_GRADIENT.get(name, ())
 
 
 @every_model
@@ -100,7 +102,7 @@ def test_the_sliced_module_exports(name: str) -> None:
     model = export_module(one.module, *one.inputs[0])
     for args, kwargs in one.inputs:
         expected = [tensor.numpy() for tensor in fx_law.outputs_of(one.module, args, kwargs)]
-        assert law.difference(expected, law.outputs_of(model, feeds_of(model, (args, kwargs)))) < 1e-4
+        assert law.difference(expected, law.outputs_of(model, feeds_of(model, (args, kwargs)))) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["resnet", "unet", "super_resolution", "graph_network", "bert", "t5"])

@@ -163,7 +163,7 @@ class Analysis:
 
 
 def common_module(names: Sequence[str]) -> str:
-    """The path that most of the names have in common: layer1.0 for layer1.0.conv1.weight, layer1.0.bn1.bias."""
+    """The path that most names have in common: layer1.0 for layer1.0.conv1.weight and layer1.0.bn1.bias."""
     every = [name.split(".")[:-1] for name in names]
     [(top, count)] = Counter(tuple(path[:1]) for path in every).most_common(1)
     if 2 * count <= len(names):

@@ -314,8 +314,9 @@ OPERATORS: dict[str, Maker] = table(
         along(SOFTMAX): "softmax log_softmax _softmax _log_softmax",
         spatial: """max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
             adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-            max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d
-            upsample_bicubic2d upsample_trilinear3d _upsample_bicubic2d_aa _upsample_bilinear2d_aa""",
+            max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
+            upsample_bilinear2d upsample_linear1d upsample_bicubic2d upsample_trilinear3d
+            _upsample_bicubic2d_aa _upsample_bilinear2d_aa""",
         average_pool: "avg_pool1d avg_pool2d avg_pool3d",
         pad: "pad constant_pad_nd",
         view("size"): "view _unsafe_view",

@@ -30,6 +30,7 @@ from getac.view import Array
 __all__ = ["FxNode", "FxView", "Result", "Stored"]
 
 SMALL_INTEGERS, SMALL_FLOATS = 4096, 16
+FAKE_QUANTIZE = torch.ops.getac.fake_quantize.default
 
 
 class Stored(NamedTuple):  # values are dictionary keys throughout the analysis: tuples hash fast
@@ -108,6 +109,8 @@ class FxView:
         self._stored: dict[Stored, torch.Tensor] = {}
         self._floats: set[Hashable] = set()
         self.quantizers: dict[Hashable, PlacedQuantizer] = {}
+        quantizers = module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE)
+        self._read_by_quantizers = {n for quantizer in quantizers for n in quantizer.all_input_nodes}
         for node in module.graph.nodes:
             self._add(node)
         self.parameters: Sequence[Hashable] = list(self._stored)
@@ -147,7 +150,9 @@ class FxView:
         return value
 
     def _add_stored(self, node: fx.Node) -> None:
-        if node.users and all(is_quantizer(user) and user.args[0] is not node for user in node.users):
+        if node in self._read_by_quantizers and all(
+            is_quantizer(user) and user.args[0] is not node for user in node.users
+        ):
             return  # a step, a range or an exponent
         path = str(node.target)
         tensor = self._attribute(path)

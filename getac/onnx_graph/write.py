@@ -18,7 +18,7 @@ import onnx_ir as ir
 from getac.errors import OutputError
 from getac.onnx_graph.origin import origin_of
 
-__all__ = ["atomic_write_text", "check_output", "same_file", "write_model"]
+__all__ = ["atomic_write_text", "check_output", "replacing", "same_file", "write_model"]
 
 _EXTERNAL_ABOVE = 3 << 29  # 1.5 GiB of weights: one protobuf message ends at 2 GiB
 _MAX_PROTO_BYTES = (1 << 31) - 1
@@ -72,6 +72,28 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
     target = _target(path)
     _write(target, lambda file: file.write(text.encode()))
     return target
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives the name of an empty file beside `path`; what is written there takes its place in the end.
+
+    Raises:
+        OutputError: As `write_model`.
+    """
+    target = _target(path)
+    with _temporary(target) as temporary:
+        _fill(temporary, lambda file: file.write(b""))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        try:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(mode)  # whoever wrote it may have made a file of its own
+        except OSError as error:
+            raise _failure(target, error) from error
+        _keep_mode(temporary, target)
+        _rename(temporary, target)
 
 
 def check_output(path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> None:

@@ -23,8 +23,8 @@ from getac.rules.pooling import Spatial
 from getac.rules.rearrange import (
     ChannelShuffle,
     DepthToSpace,
-    RepeatInterleave,
     Reordered,
+    RepeatInterleave,
     SpaceToDepth,
     Tile,
     Unbind,

@@ -28,9 +28,7 @@ def plan_weights(
     return [planned(module, place, weight_name(place.value), signed=True) for place in places]
 
 
-def plan_activations(
-    module: fx.GraphModule, layers: Sequence[Layer], widths: Widths
-) -> list[Insertion]:
+def plan_activations(module: fx.GraphModule, layers: Sequence[Layer], widths: Widths) -> list[Insertion]:
     """The quantizers of activations: the node `relu_1` gets `relu_1_quantizer`.
 
     A value that cannot be negative uses all integers from 0 on. A layer whose weight is left in floats on

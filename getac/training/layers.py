@@ -162,7 +162,9 @@ def output_dimension(rule: Rule, index: int, rank: int) -> int | None:
         return rank - 1 - (index == 0) if rank > 1 else None
     if isinstance(rule, Einsum):
         others = "".join(rule.operands[:index] + rule.operands[index + 1 :])
-        free = [d for d, letter in enumerate(rule.operands[index]) if letter in set(rule.result) - set(others)]
+        free = [
+            d for d, letter in enumerate(rule.operands[index]) if letter in set(rule.result) - set(others)
+        ]
         return free[-1] if free else None
     return 0
 
@@ -180,4 +182,3 @@ def first_and_last(module: fx.GraphModule, layers: Sequence[Layer]) -> set[fx.No
 
 def is_given(value: fx.Node) -> bool:
     return value.op == "placeholder" or any(one.op == "placeholder" for one in sources(value))
-

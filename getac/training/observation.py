@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from getac.errors import CalibrationError, GetacError, OptionError
 from getac.kernels.ranges import METHODS, RangeEstimator, range_estimator
+from getac.training.batches import Call
 from getac.training.state import Insertion
 
 __all__ = ["check_method", "observed_maxima", "weight_maxima"]
@@ -92,7 +92,9 @@ class InputCheck(nn.Module):
         fits = isinstance(x, Tensor) and len(wanted) == x.ndim and x.dtype == self.example.dtype
         if not fits or any(w not in (None, size) for w, size in zip(wanted, x.shape, strict=True)):
             sizes = ", ".join("?" if size is None else str(size) for size in wanted)
-            found = f"{x.dtype} ({', '.join(map(str, x.shape))})" if isinstance(x, Tensor) else type(x).__name__
+            found = (
+                f"{x.dtype} ({', '.join(map(str, x.shape))})" if isinstance(x, Tensor) else type(x).__name__
+            )
             raise CalibrationError(
                 "calibration data does not fit the model",
                 where=self.name,
@@ -103,7 +105,7 @@ class InputCheck(nn.Module):
 
 
 def observed_maxima(
-    module: fx.GraphModule, insertions: Sequence[Insertion], batches: Iterable[Any], method: str = AUTO
+    module: fx.GraphModule, insertions: Sequence[Insertion], calls: Iterable[Call], method: str = AUTO
 ) -> dict[str, Tensor]:
     """Name of a quantizer -> the magnitude that it should cover, from one pass over the data.
 
@@ -111,7 +113,7 @@ def observed_maxima(
     kept, however much data there is.
 
     Args:
-        batches: Each a tensor, a tuple or list of positional inputs, or a dictionary of keyword inputs.
+        calls: The positional and the keyword inputs of each batch.
         method: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.
 
     Raises:
@@ -120,8 +122,8 @@ def observed_maxima(
     estimators = {one.name: estimator_of(method, one) for one in insertions}
     observing = with_observers(module, {one.node: estimators[one.name] for one in insertions})
     count = 0
-    for count, batch in enumerate(batches_of(batches), start=1):
-        run(observing, batch, count - 1)
+    for count, given in enumerate(calls, start=1):
+        run(observing, given, count - 1)
     if count == 0:
         raise CalibrationError(
             "there is no calibration data", where="calibration", found="no batch", required="one at least"
@@ -151,19 +153,8 @@ def call(module: fx.GraphModule, name: str, part: nn.Module, x: fx.Node, after: 
         module.graph.call_module(name, (x,))
 
 
-def batches_of(batches: Iterable[Any]) -> Iterable[Any]:
-    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
-        raise CalibrationError(
-            "calibration data is not a sequence of batches",
-            where="calibration",
-            found=type(batches).__name__,
-            hint="put a single batch into a list",
-        )
-    return islice(batches, None)
-
-
-def run(module: fx.GraphModule, batch: Any, position: int) -> None:
-    args, kwargs = arguments_of(batch, position)
+def run(module: fx.GraphModule, given: Call, position: int) -> None:
+    args, kwargs = given
     try:
         with torch.no_grad():
             module(*args, **kwargs)
@@ -176,19 +167,3 @@ def run(module: fx.GraphModule, batch: Any, position: int) -> None:
             found=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
             hint="a batch is what the model is called with: leave targets out",
         ) from error
-
-
-def arguments_of(batch: Any, position: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """The positional and the keyword inputs of a batch."""
-    if isinstance(batch, Tensor):
-        return (batch,), {}
-    if isinstance(batch, list | tuple):
-        return batch, {}
-    if isinstance(batch, Mapping) and all(isinstance(name, str) for name in batch):
-        return (), batch
-    raise CalibrationError(
-        "a calibration batch is of an unknown kind",
-        where=f"batch {position}",
-        required="a tensor, a tuple or list of positional inputs, or a dictionary of keyword inputs",
-        found=type(batch).__name__,
-    )

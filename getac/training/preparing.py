@@ -10,11 +10,12 @@ from torch import Tensor, fx, nn
 
 from getac.errors import BadInputError, UnsupportedModelError
 from getac.fx_graph.capture import capture
+from getac.training.batches import Call, calls_of
 from getac.training.insertion import insert, names_of, plan_activations, plan_weights
 from getac.training.layers import Layer, find_layers
 from getac.training.observation import check_method, observed_maxima, weight_maxima
 from getac.training.quantizers import find_quantizers
-from getac.training.state import KEY, Insertion, TrainingState
+from getac.training.state import KEY, TrainingState
 from getac.training.widths import Widths
 
 __all__ = ["prepare"]
@@ -77,12 +78,15 @@ def prepare(
     activations = plan_activations(module, layers, widths)
     maxima = weight_maxima(module, weights)
     if activations:
-        batches = example_batches(args, example_kwargs) if calibration is None else calibration
-        maxima |= observed_maxima(module, activations, batches, ranges)
+        given = (args, example_kwargs or {})
+        calls = calls_of(calibration) if calibration is not None else alone(given)
+        maxima |= observed_maxima(module, activations, calls, ranges)
     insert(module, [*weights, *activations], maxima)
     if learn_exponents:
         release_exponents(module)
-    module.meta[KEY] = TrainingState(args, dict(example_kwargs or {}), dynamic_batch, [*weights, *activations])
+    insertions = [*weights, *activations]
+    kwargs, name = dict(example_kwargs or {}), type(model).__name__
+    module.meta[KEY] = TrainingState(args, kwargs, dynamic_batch, insertions, model=name)
     return module
 
 
@@ -104,13 +108,14 @@ def check_layers(model: nn.Module, layers: Sequence[Layer]) -> None:
         )
 
 
-def example_batches(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Iterable[Any]:
+def alone(given: Call) -> Iterable[Call]:
+    """The example inputs in place of data."""
     warnings.warn(
         "no calibration data: the ranges of activations are those of the example inputs; give a few"
         " batches of real data, prepare(..., calibration=batches)",
         stacklevel=3,
     )
-    return [Example(args, kwargs)]
+    return [given]
 
 
 def release_exponents(module: fx.GraphModule) -> None:

@@ -77,7 +77,7 @@ def quantizer_cuts(analysis: Analysis, masks: Mapping[Axis, Mask]) -> dict[Tenso
     """The steps and ranges of quantizers that have one per index of an axis that loses some."""
     assert isinstance(analysis.view, FxView)
     cuts: dict[Tensor, Sequence[Mask]] = {}
-    for value, quantizer in getattr(analysis.view, "quantizers", {}).items():
+    for value, quantizer in analysis.view.quantizers.items():
         keep = analysis.keep_masks(value, masks)
         if quantizer.axis is not None and keep is not None and not keep[quantizer.axis].all():
             cuts |= {one: [keep[quantizer.axis]] for one in (quantizer.d, quantizer.q_m) if one.ndim}

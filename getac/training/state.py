@@ -50,6 +50,7 @@ class TrainingState:
         args: Positional example inputs of the capture.
         kwargs: Keyword example inputs.
         dynamic_batch: Whether the batch size was left open.
+        model: The name of the model's class, for people.
     """
 
     args: Sequence[Any]
@@ -57,6 +58,7 @@ class TrainingState:
     dynamic_batch: bool = True
     insertions: list[Insertion] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
+    model: str = "the model"
 
 
 def state_of(module: fx.GraphModule) -> TrainingState:

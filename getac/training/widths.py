@@ -56,7 +56,7 @@ class Widths:
         return self._of(name, self.activations, at_end)
 
     def _of(self, name: str, default: Bounds | None, at_end: bool) -> Bounds | None:
-        for glob in reversed(self.overrides):
+        for glob in reversed(list(self.overrides)):
             if fnmatchcase(name, glob):
                 return self.overrides[glob]
         if default is None or not at_end:

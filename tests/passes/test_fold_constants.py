@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import getac
@@ -122,13 +123,14 @@ def test_the_heads_of_a_traced_attention_are_not_tied_to_its_width(build) -> Non
     lists = {"zero": np.array([0]), "heads": np.array([4])}
     model = build(text, v=floats[0], u=floats[1], **scalars, **lists)
     assert [one.size for one in getac.analyze(model).classes] == [4, 2]
-    assert check_law(model).difference <= 1e-5
-    assert check_law(model, passes=AS_WRITTEN).classes == 0
+    proto = ir.serde.serialize_model(model)
+    assert check_law(proto).difference <= 1e-5
+    assert check_law(proto, passes=AS_WRITTEN).units == 0
 
 
 def test_sizes_of_an_open_dimension_are_left_alone(build) -> None:
-    text = "(float[N,4] x) => (float[M,2] y) { n = Shape<end=1>(x)  s = Concat<axis=0>(n, a)  y = Reshape(x, s) }"
-    state = folded(build(text, a=np.array([2, 2])))
+    body = "n = Shape<end=1>(x)  s = Concat<axis=0>(n, a)  y = Reshape(x, s)"
+    state = folded(build(f"(float[N,4] x) => (float[N,2,2] y) {{ {body} }}", a=np.array([2, 2])))
     assert operators(state) == ["Shape", "Concat", "Reshape"]
 
 

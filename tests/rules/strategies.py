@@ -21,6 +21,7 @@ __all__ = [
     "WIDTH",
     "Draw",
     "Drawn",
+    "Ends",
     "Frames",
     "Shape",
     "attributes",
@@ -35,6 +36,19 @@ Shape = tuple[int, ...]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 NAMES = "hgkm"
 BATCH, WIDTH, OUTPUTS = 3, 5, 3
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What stands before and behind a drawn function, and what its rule must know for it.
+
+    Args:
+        lifted: Its values are sigmoids: a removed unit is one half, not zero.
+        summed: All of its result is summed, too: a removed unit is open only where it is known to be zero.
+    """
+
+    lifted: bool
+    summed: bool
 
 
 @dataclass(frozen=True)
@@ -57,15 +71,20 @@ class Drawn:
     call: Callable[..., Tensor] | None = field(repr=False)
     tensors: Mapping[str, Stored]
 
-    def model(self, seed: int) -> onnx.ModelProto:
+    def model(self, seed: int, ends: Ends) -> onnx.ModelProto:
         assert self.nodes is not None
         tensors = {**self.tensors, "w_out": (prod(self.result), OUTPUTS)}
         body = ""
         for name, shape in zip(NAMES, self.values, strict=False):
-            body += f"flat_{name} = MatMul(x, w_{name})  {name} = Reshape(flat_{name}, s_{name})  "
+            body += f"flat_{name} = MatMul(x, w_{name})  made_{name} = Reshape(flat_{name}, s_{name})  "
+            body += f"{name} = {'Sigmoid' if ends.lifted else 'Identity'}(made_{name})  "
             tensors[f"w_{name}"] = (WIDTH, prod(shape))
             tensors[f"s_{name}"] = np.array([-1, *shape])
-        body += f"{self.nodes}  flat = Flatten(r)  y = MatMul(flat, w_out)"
+        body += f"{self.nodes}  flat = Flatten(r)  read = MatMul(flat, w_out)  "
+        if ends.summed:
+            body += "rest = Constant<value_ints=[1]>()  total = ReduceSum(flat, rest)  y = Add(read, total)"
+        else:
+            body += "y = Identity(read)"
         return model_of(body, {"x": ("N", WIDTH)}, tensors, seed=seed)
 
 
@@ -84,8 +103,9 @@ class Parameters(nn.Module):
 class Frame(nn.Module):
     """x -> a layer for each value -> the drawn function -> a layer -> y"""
 
-    def __init__(self, one: Drawn) -> None:
+    def __init__(self, one: Drawn, ends: Ends) -> None:
         super().__init__()
+        self.ends = ends
         assert one.call is not None
         self.shapes, self.function, self.stored = one.values, one.call, Parameters(one.tensors)
         self.into = nn.ModuleList(nn.Linear(WIDTH, prod(shape)) for shape in one.values)
@@ -95,16 +115,19 @@ class Frame(nn.Module):
         values = [
             layer(x).view(x.shape[0], *shape) for layer, shape in zip(self.into, self.shapes, strict=True)
         ]
-        result = self.function(self.stored, *values)
-        return self.out(result.unsqueeze(-1).flatten(1))  # type: ignore[no-any-return]
+        if self.ends.lifted:
+            values = [value.sigmoid() for value in values]
+        flat = self.function(self.stored, *values).unsqueeze(-1).flatten(1)
+        y: Tensor = self.out(flat)
+        return y + flat.sum(1, keepdim=True) if self.ends.summed else y
 
 
 class Frames(nn.Module):
     """Several side by side: capturing costs more than they do."""
 
-    def __init__(self, several: Sequence[Drawn]) -> None:
+    def __init__(self, several: Sequence[Drawn], ends: Ends) -> None:
         super().__init__()
-        self.frames = nn.ModuleList(map(Frame, several))
+        self.frames = nn.ModuleList(Frame(one, ends) for one in several)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [frame(x) for frame in self.frames]

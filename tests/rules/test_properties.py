@@ -11,7 +11,7 @@ from tests.rules import strategies_layers as layers
 from tests.rules import strategies_layout as layouts
 from tests.rules import strategies_moves as moves
 from tests.rules import strategies_values as values
-from tests.rules.strategies import BATCH, WIDTH, Drawn, Frames
+from tests.rules.strategies import BATCH, WIDTH, Drawn, Ends, Frames
 from tools import fx_law, law
 from tools.double_precision import DOUBLE_TOLERANCE, outputs_in_double
 
@@ -43,6 +43,7 @@ FAMILIES: dict[str, Family] = {
     "indexing": moves.indexing(),
 }
 NO_NODE, NO_CALL = {"recurrent", "weight norm", "stack", "indexing"}, {"recurrent node"}
+ENDS = st.builds(Ends, lifted=st.booleans(), summed=st.booleans())
 SEEDS = st.integers(0, 2**16)
 OTHER_BATCHES = st.sampled_from([None, BATCH + 2])  # capturing for one batch size alone is quick
 ONNX_EXAMPLES, TORCH_EXAMPLES, AT_ONCE = 50, 4, 5
@@ -56,9 +57,9 @@ def test_masked_equals_sliced_in_onnx(family: str) -> None:
     removed = []
 
     @settings(max_examples=ONNX_EXAMPLES, suppress_health_check=SLOW)
-    @given(FAMILIES[family].filter(lambda one: one.nodes is not None), SEEDS)
-    def holds(one: Drawn, seed: int) -> None:
-        model = one.model(seed)
+    @given(FAMILIES[family].filter(lambda one: one.nodes is not None), ENDS, SEEDS)
+    def holds(one: Drawn, ends: Ends, seed: int) -> None:
+        model = one.model(seed, ends)
         analysis = law.analyzed(model, law.AS_WRITTEN).analysis
         assert analysis is not None and analysis.opaque == []
         outcome = law.check_law(model, seed, passes=law.AS_WRITTEN)
@@ -77,11 +78,11 @@ def test_masked_equals_sliced_in_torch(family: str) -> None:
     captured = FAMILIES[family].filter(lambda one: one.call is not None)
 
     @settings(max_examples=TORCH_EXAMPLES, suppress_health_check=SLOW, phases=NO_SHRINKING)
-    @given(st.lists(captured, min_size=AT_ONCE, max_size=AT_ONCE), OTHER_BATCHES, SEEDS)
-    def holds(several: list[Drawn], other_batch: int | None, seed: int) -> None:
+    @given(st.lists(captured, min_size=AT_ONCE, max_size=AT_ONCE), ENDS, OTHER_BATCHES, SEEDS)
+    def holds(several: list[Drawn], ends: Ends, other_batch: int | None, seed: int) -> None:
         torch.manual_seed(seed)
         x = torch.randn(BATCH, WIDTH, dtype=torch.float64)
-        outcome = fx_law.check_law(Frames(several).double(), (x,), seed=seed, other_batch=other_batch)
+        outcome = fx_law.check_law(Frames(several, ends).double(), (x,), seed=seed, other_batch=other_batch)
         assert outcome.analysis.opaque == []
         assert outcome.difference <= DOUBLE_TOLERANCE
         removed.append(outcome.removed)
@@ -92,4 +93,4 @@ def test_masked_equals_sliced_in_torch(family: str) -> None:
 
 def assert_most(removed: list[int]) -> None:
     """The law would hold in vain if nothing were open."""
-    assert sum(map(bool, removed)) >= 0.4 * len(removed)
+    assert sum(map(bool, removed)) >= 0.25 * len(removed)

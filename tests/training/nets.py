@@ -105,7 +105,9 @@ def some_units(module: nn.Module, seed: int = 0, share: float = 0.3) -> Keep:
     keep = {}
     for one in analyze(module).classes:
         keep[one.name] = np.ones(one.size, dtype=np.bool_)
-        keep[one.name][rng.permutation(one.size)[: min(max(round(share * one.size), 1), one.size - 1)]] = False
+        keep[one.name][rng.permutation(one.size)[: min(max(round(share * one.size), 1), one.size - 1)]] = (
+            False
+        )
     return keep
 
 

@@ -76,7 +76,9 @@ def hold_at_zero(module: fx.GraphModule, optimizer: Optimizer, masks: dict[str, 
                 entry.mul_(mask)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "amsgrad", "adamw", "rmsprop", "nadam"])
+@pytest.mark.parametrize(
+    "name", ["sgd", "momentum", "nesterov", "adam", "amsgrad", "adamw", "rmsprop", "nadam"]
+)
 def test_training_goes_on_as_that_of_the_masked_module(name: str) -> None:
     module, optimizer = with_optimizer(OPTIMIZERS[name])
     steps(module, optimizer, 3)
