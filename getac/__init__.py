@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
     from getac.report import Report as Report
+    from getac.training.checkpoint import load as load
+    from getac.training.checkpoint import save as save
     from getac.training.gradients import check_gradients as check_gradients
     from getac.training.preparing import prepare as prepare
+    from getac.training.regenerating import regenerate as regenerate
+    from getac.training.saved_optimizer import load_optimizer as load_optimizer
 
 __all__ = [
     "Analysis",
@@ -29,8 +33,12 @@ __all__ = [
     "capture",
     "check_gradients",
     "inspect",
+    "load",
+    "load_optimizer",
     "lower",
     "prepare",
+    "regenerate",
+    "save",
 ]
 
 _HOMES = {
@@ -38,7 +46,11 @@ _HOMES = {
     "GetacError": "getac.errors",
     "capture": "getac.fx_graph.capture",
     "check_gradients": "getac.training.gradients",
+    "load": "getac.training.checkpoint",
+    "load_optimizer": "getac.training.saved_optimizer",
     "prepare": "getac.training.preparing",
+    "regenerate": "getac.training.regenerating",
+    "save": "getac.training.checkpoint",
     "Report": "getac.report",
     "analyze": "getac.analyzing",
     "inspect": "getac.inspection",

@@ -87,4 +87,6 @@ def analyze_module(
     from getac.fx_graph.view import FxView
 
     module = model if is_captured(model) else capture(model, args, kwargs)
-    return analyze_view(FxView(module), wishes)
+    view = FxView(module)
+    rounded = {value: quantizer.record() for value, quantizer in view.quantizers.items()}
+    return analyze_view(view, wishes, rounded)

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from .lattice import Bits, Lattice, lattice
+from .traced_quantize import TracedQuantize, is_traced
+OPEN=True
 
 __all__ = ["Bits", "Lattice", "fake_quantize", "lattice"]
 
@@ -274,20 +276,11 @@ class FakeQuantize(torch.autograd.Function):
         return *op(grad, *ctx.saved_tensors, *ctx.rest, ctx.needs_input_grad[3]), None, None, None, None
 
 
-if 1:
-
-    @torch.library.impl(library, "fake_quantize", "Autograd")
-    def differentiable(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
-        return FakeQuantize.apply(x, d, q_m, t, *rest)
-else:
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, d, q_m, t, *ctx.rest = inputs
-        ctx.save_for_backward(x, d, q_m, t)
-
-    torch.library.register_autograd(
-        "getac::fake_quantize", FakeQuantize.backward, setup_context=setup_context, lib=library
-    )
+@torch.library.impl(library, "fake_quantize", "Autograd")
+def differentiable(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
+    if OPEN and is_traced():
+        return TracedQuantize.apply(x, d, q_m, t, *rest)
+    return FakeQuantize.apply(x, d, q_m, t, *rest)
 
 
 @torch.library.register_fake("getac::fake_quantize", lib=library)

@@ -96,4 +96,4 @@ def lattice(d: Tensor, q_m: Tensor, t: Tensor | None, bits: Bits) -> Lattice:
 
 def number(parameter: Tensor) -> float | None:
     """A parameter as a number, where nobody has to wait for a device to know it."""
-    return parameter.item() if parameter.ndim == 0 and parameter.device.type == "cpu" else None
+    return parameter.item() if type(parameter) in (Tensor, torch.nn.Parameter) and parameter.ndim == 0 and parameter.device.type == "cpu" else None

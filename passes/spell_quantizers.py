@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from getac.errors import UnsupportedModelError
+from getac.errors import InvalidModelError, UnsupportedModelError
 from getac.onnx_graph.edit import array_of, is_stored
 from getac.onnx_graph.fake_quantizer import DOMAIN, FakeQuantizer, is_fake_quantizer, read_fake_quantizer
 from getac.onnx_graph.qdq import Storage, cast, quantizer_nodes, restoring_nodes
@@ -38,7 +38,7 @@ class SpellQuantizers:
 
     Raises:
         UnsupportedModelError: An older opset, a node in a subgraph, more than 16 bits, x of another type.
-        InvalidModelError: Parameters that are no numbers, or do not have their shapes.
+        InvalidModelError: Parameters or weights that are no numbers, parameters of other shapes.
     """
 
     name: ClassVar[str] = "spell-quantizers"
@@ -104,7 +104,12 @@ def weight_nodes(graph: ir.Graph, x: ir.Value, how: FakeQuantizer) -> list[ir.No
     """Stored integers, their Clip and their DequantizeLinear; not yet in the graph."""
     record = record_of(how)
     storage = Storage.centred(record)
-    integers = how.integers(array_of(x).astype(np.float32)).astype(storage.integer.numpy())
+    weight = array_of(x).astype(np.float32)
+    if np.isnan(weight).any():
+        raise InvalidModelError(
+            "a weight contains NaN", where=f"tensor {x.name}", required="numbers", hint="training diverged"
+        )
+    integers = how.integers(weight).astype(storage.integer.numpy())
     return restoring_nodes(graph, str(x.name), integers, record, storage)
 
 

@@ -3,20 +3,14 @@
     python tools/bench_analysis.py [--json FILE] [--quick]
 
 Times are medians of CPU time over interleaved runs in one process on one thread; capture, building and
-reading of models are not counted. The garbage collector runs, but over what a task itself made: else each
-task would pay for the size of the whole process.
+reading of models are not counted.
 """
 
 from __future__ import annotations
 
-import argparse
 import cProfile
-import gc
-import json
 import pstats
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,8 +34,7 @@ from getac.fx_graph.capture import capture
 from getac.fx_graph.view import FxView
 from getac.onnx_graph.shapes import infer_shapes
 from getac.onnx_graph.view import OnnxView
-from getac.plan import versions
-from tools.bench_lower import Figure, is_figure, machine, rounded
+from tools.benchmark import Figure, command, cpu_seconds, interleaved, median, spread
 from tools.zoo.builder import GraphBuilder
 from tools.zoo.transformer import transformer
 
@@ -170,35 +163,16 @@ def unread_transformer(nodes: int, width: int) -> ir.Model:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the figures as JSON; 0 if all targets are met (or with --quick), else 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there as well")
-    parser.add_argument("--quick", action="store_true", help="tiny networks: the form, not the figures")
-    options = parser.parse_args(arguments)
-    content = rounded(measure(QUICK if options.quick else FULL))
-    text = json.dumps(content, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
-    return 0 if options.quick or content["passed"] else 1
+    return command(__doc__, lambda quick: measure(QUICK if quick else FULL), arguments)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
     torch.set_num_threads(1)
-    parts = {
+    return {
+        "setting": asdict(setting),
         "resnet50": resnet_figures(setting),
         "onnx_transformer": transformer_figures(setting),
         "width": width_figures(setting),
-    }
-    checks = [value["passed"] for part in parts.values() for value in part.values() if is_figure(value)]
-    return {
-        "passed": all(checks),
-        "setting": asdict(setting),
-        **parts,
-        "machine": machine(),
-        "versions": {**versions(), "torch": torch.__version__},
     }
 
 
@@ -311,35 +285,6 @@ def stage_times(view: Callable[[], GraphView], rounds: int) -> dict[str, list[fl
         times["equations"].append(cpu_seconds(partial(infer, seen)))
         times["masked equals sliced"].append(cpu_seconds(partial(check_masking, seen, solved)))
     return times
-
-
-def interleaved(tasks: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """CPU seconds of each task, one run of each per round; a first round warms up and is not counted."""
-    times: dict[Any, list[float]] = {name: [] for name in tasks}
-    for round_ in range(rounds + 1):
-        for name, task in tasks.items():
-            seconds = cpu_seconds(task)
-            if round_:
-                times[name].append(seconds)
-    return times
-
-
-def cpu_seconds(task: Callable[[], Any]) -> float:
-    gc.collect()
-    gc.freeze()
-    start = time.process_time()
-    task()
-    return time.process_time() - start
-
-
-def median(series: Sequence[float]) -> float:
-    return statistics.median(series)
-
-
-def spread(series: Sequence[float], unit: float = 1e3) -> dict[str, float]:
-    """The first and the third quartile, in milliseconds unless told otherwise."""
-    first, _, third = statistics.quantiles(series, n=4, method="inclusive")
-    return {"from": first * unit, "to": third * unit}
 
 
 def limits(view: Callable[[], GraphView], times: Mapping[str, list[float]]) -> dict[str, Any]:

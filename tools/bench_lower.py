@@ -7,11 +7,9 @@ All ratios are taken in one process on one thread; latencies are medians of CPU 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +20,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+if __name__ == "__main__":  # run by path: make `tools` importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -30,13 +31,13 @@ import getac
 from getac.calibration import Batch, CalibrationData
 from getac.onnx_graph.read import load
 from getac.onnx_graph.signature import signature_of
-from getac.plan import versions
 from getac.report import Report
 from getac.runtime import measure_latency, open_session, run
+from tools.benchmark import Figure, command
+from tools.zoo.resnet import resnet18
 
 __all__ = ["main"]
 
-CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
 PROFILED_RUNS = 20
 
 
@@ -66,25 +67,6 @@ QUICK = Setting(width=8, image=32, samples=4, min_rounds=3, budget_s=0.1, repeat
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One measured number and the bound it is held to."""
-
-    value: float
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        low = -math.inf if self.at_least is None else self.at_least
-        high = math.inf if self.at_most is None else self.at_most
-        return low <= self.value <= high
-
-    def as_json(self) -> dict[str, Any]:
-        bounds = {key: bound for key, bound in asdict(self).items() if bound is not None}
-        return {**bounds, "passed": self.passed}
-
-
-@dataclass(frozen=True)
 class Bench:
     """The files of one run in a temporary folder."""
 
@@ -101,8 +83,6 @@ class Bench:
 
     def write_inputs(self) -> None:
         """Saves the float model, and random images as calibration data."""
-        from tools.zoo.resnet import resnet18  # here, so that running by path can make it importable first
-
         onnx.save(resnet18(width=self.setting.width, image=self.setting.image), self.model)
         shape = (self.setting.samples, 3, self.setting.image, self.setting.image)
         np.savez(self.calibration, image=np.random.default_rng(0).normal(size=shape).astype(np.float32))
@@ -123,47 +103,19 @@ class Bench:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the figures as JSON; 0 if all targets are met (or with --quick), else 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there as well")
-    parser.add_argument("--quick", action="store_true", help="a tiny network: the form, not the figures")
-    options = parser.parse_args(arguments)
-    content = rounded(measure(QUICK if options.quick else FULL))
-    text = json.dumps(content, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
-    return 0 if options.quick or content["passed"] else 1
-
-
-def rounded(content: Any) -> Any:
-    """To four digits: no more of a measured time is real."""
-    if isinstance(content, dict):
-        return {key: rounded(value) for key, value in content.items()}
-    return float(f"{content:.4g}") if isinstance(content, float) else content
+    return command(__doc__, lambda quick: measure(QUICK if quick else FULL), arguments)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
     with TemporaryDirectory(prefix="getac-bench-") as folder:
         bench = Bench(Path(folder), setting)
         bench.write_inputs()
-        dense, pruned = sparsity_figures(bench, 0.0, 2.8), sparsity_figures(bench, 0.5, 6.0)
-        lowering = lowering_figures(bench)
-    parts = {"sparsity_0": dense, "sparsity_0.5": pruned, "lower": lowering}
-    checks = [value["passed"] for part in parts.values() for value in part.values() if is_figure(value)]
-    return {
-        "passed": all(checks),
-        "setting": asdict(setting),
-        **parts,
-        "machine": machine(),
-        "versions": dict(versions()),
-    }
-
-
-def is_figure(value: Any) -> bool:
-    return isinstance(value, dict) and "passed" in value
+        return {
+            "setting": asdict(setting),
+            "sparsity_0": sparsity_figures(bench, 0.0, 2.8),
+            "sparsity_0.5": sparsity_figures(bench, 0.5, 6.0),
+            "lower": lowering_figures(bench),
+        }
 
 
 def sparsity_figures(bench: Bench, sparsity: float, speedup: float) -> dict[str, Any]:
@@ -281,21 +233,5 @@ def limits(before: dict[str, dict[str, float]], after: dict[str, dict[str, float
     )
 
 
-def machine() -> dict[str, Any]:
-    """The processor, and which of the instructions that matter it has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    present = info.get("flags", "").split()
-    return {
-        "cpu": info.get("model name", platform.processor()),
-        "platform": platform.platform(),
-        "flags": {flag: flag in present for flag in CPU_FLAGS},
-    }
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     sys.exit(main())

@@ -7,6 +7,7 @@ d, q_m and t are stored in float32, d and q_m of shape () or (size of the axis,)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -89,13 +90,16 @@ def read_fake_quantizer(node: ir.Node) -> FakeQuantizer:
     d, q_m, t = (parameter(node, index, name) for index, name in enumerate(("d", "q_m", "t"), 1))
     signed = bool(node.attributes.get_int("signed", 1))
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else None
-    if t.shape != () or d.shape != q_m.shape or d.ndim != (axis is not None):
+    x = node.inputs[0]
+    sizes = None if x is None or x.shape is None else list(x.shape)
+    if t.shape != () or d.shape != q_m.shape or not fits(d, axis, sizes):
         raise InvalidModelError(
             "a quantizer has parameters of other shapes than it needs",
             where=where(node),
             required="t: (); d and q_m: () without an axis, (size of the axis,) with one",
-            found=f"t: {t.shape}; d: {d.shape}; q_m: {q_m.shape}; axis: {axis}",
+            found=f"t: {t.shape}; d: {d.shape}; q_m: {q_m.shape}; axis: {axis}; x: {sizes}",
         )
+    axis = axis if axis is None or sizes is None else axis % len(sizes)
     bits = node.attributes.get_float("least_bits", 2.0), node.attributes.get_float("most_bits", 16.0)
     fewest, most = (np.float32(2 ** (b - 1) - 1 if signed else 2**b - 1) for b in bits)
     q_m, exponent = np.clip(q_m, LEAST, GREATEST), np.float32(np.clip(t, *EXPONENTS))
@@ -107,6 +111,14 @@ def read_fake_quantizer(node: ir.Node) -> FakeQuantizer:
     high = np.broadcast_to(np.rint(top), step.shape).astype(np.int64)
     check_high(node, int(high.max()), signed)
     return FakeQuantizer(step, np.asarray(q_m), exponent, high, signed, axis)
+
+
+def fits(d: Floats, axis: int | None, sizes: Sequence[int | ir.SymbolicDim] | None) -> bool:
+    """Whether there is a step for every index of the axis."""
+    if axis is None or d.ndim != 1 or sizes is None:
+        return d.ndim == (axis is not None)
+    size = sizes[axis] if -len(sizes) <= axis < len(sizes) else 0
+    return not isinstance(size, int) or size == d.size
 
 
 def parameter(node: ir.Node, index: int, name: str) -> Floats:

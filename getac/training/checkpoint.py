@@ -7,26 +7,27 @@ numbers. No code is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree
 
 from getac.errors import BadInputError
-from getac.fx_graph.capture import capture, is_captured
-from getac.kernels.fake_quantize import Bits
-from getac.training.checkpoint_file import Checkpoint, Path, damaged, read_checkpoint, write_checkpoint
-from getac.training.insertion import insert
+from getac.fx_graph.capture import is_captured
+from getac.training.checkpoint_file import (
+    UNREADABLE,
+    Path,
+    damaged,
+    read_checkpoint,
+    write_checkpoint,
+)
 from getac.training.quantizers import find_quantizers
-from getac.training.regenerating import regenerate
+from getac.training.replaying import read_state, replay
 from getac.training.saved_optimizer import optimizer_entry
-from getac.training.state import KEY, Insertion, Removal, TrainingState, state_of
+from getac.training.state import Insertion, TrainingState, state_of
 from getac.training.stored_tensors import check_same, copy_into, once, stored_tensors
-from getac.training.trees import decode, encode
+from getac.training.trees import encode
 
 __all__ = ["load", "save"]
 
@@ -89,7 +90,7 @@ def load(model: nn.Module, path: Path) -> fx.GraphModule:
         state = read_state(checkpoint, device_of(model))
         training, frozen = bool(checkpoint.plan["training"]), frozenset(checkpoint.plan["frozen"])
         inserted = tuple(f"{one.name}." for one in state.insertions)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # a plan that nobody wrote
+    except UNREADABLE as error:
         raise damaged(checkpoint.path, error) from error
     before = {name: one for name, one in tensors.items() if not name.startswith(inserted)}
     check_same(stored_tensors(model), before, cut=False, model=name, path=checkpoint.path)
@@ -103,11 +104,10 @@ def load(model: nn.Module, path: Path) -> fx.GraphModule:
 
 def check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module) or is_captured(model):
+        captured = "captured already" if isinstance(model, nn.Module) else "no module"
         raise BadInputError(
             "a checkpoint is loaded into a new model",
-            found="a module that was captured already"
-            if isinstance(model, nn.Module)
-            else type(model).__name__,
+            found=f"{type(model).__name__}, {captured}",
             required="the model itself, as it was given to getac.prepare",
             hint="module = getac.load(make_model(), path)",
         )
@@ -115,69 +115,3 @@ def check_model(model: nn.Module) -> None:
 
 def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in stored_tensors(model).values()), torch.device("cpu"))
-
-
-def read_state(checkpoint: Checkpoint, device: torch.device) -> TrainingState:
-    """How the module came to be; its example inputs on the device of the model."""
-    plan, read = checkpoint.plan, checkpoint.tensors
-    args, kwargs = _pytree.tree_map_only(
-        Tensor, lambda one: one.to(device), (decode(plan["args"], read), decode(plan["kwargs"], read))
-    )
-    insertions = [read_insertion(**one) for one in plan["insertions"]]
-    removals = [
-        Removal({str(n): list(units) for n, units in one["kept"].items()}) for one in plan["removals"]
-    ]
-    return TrainingState(args, kwargs, bool(plan["dynamic_batch"]), insertions, removals, str(plan["model"]))
-
-
-def read_insertion(
-    node: str, readers: Sequence[str], name: str, axis: int | None, bits: Sequence[Any]
-) -> Insertion:
-    signed, least, most = bits
-    return Insertion(node, tuple(readers), name, axis, Bits(bool(signed), float(least), float(most)))
-
-
-def replay(model: nn.Module, state: TrainingState, checkpoint: Checkpoint) -> fx.GraphModule:
-    """Captures the model, inserts the quantizers and cuts it, as it was done before."""
-    module = capture(model, tuple(state.args), state.kwargs, dynamic_batch=state.dynamic_batch)
-    check_nodes(module, state, checkpoint)
-    try:
-        insert(module, state.insertions)
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        RuntimeError,
-    ) as error:
-        raise damaged(checkpoint.path, error) from error  # a plan that nobody wrote
-    module.meta[KEY] = replace(state, removals=[])
-    for removal in state.removals:
-        try:
-            regenerate(module, removal.kept)
-        except BadInputError as error:
-            raise other_code(checkpoint, state, f"{error.message} ({error.where or error.found})") from error
-    return module
-
-
-def check_nodes(module: fx.GraphModule, state: TrainingState, checkpoint: Checkpoint) -> None:
-    known = {node.name for node in module.graph.nodes}
-    named = [name for one in state.insertions for name in (one.node, *one.readers)]
-    missing = [name for name in dict.fromkeys(named) if name not in known]
-    if missing:
-        found = f"no operation {missing[0]}" + (f" (and {len(missing) - 1} more)" if missing[1:] else "")
-        raise other_code(checkpoint, state, found)
-
-
-def other_code(checkpoint: Checkpoint, state: TrainingState, found: str) -> BadInputError:
-    """For a model with the same tensors that computes with them in another way."""
-    then, now = checkpoint.plan["versions"].get("torch"), torch.__version__
-    return BadInputError(
-        "the model is captured as another graph than that of the checkpoint",
-        where=checkpoint.path,
-        required=f"{state.model} as it was prepared, under torch {then}",
-        found=f"{found}, under torch {now}",
-        hint="use the code, the settings and the version of torch that it was prepared with",
-    )

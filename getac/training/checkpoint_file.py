@@ -17,11 +17,22 @@ from getac.errors import BadInputError, OutputError
 from getac.onnx_graph.write import replacing
 from getac.plan import versions
 
-__all__ = ["Checkpoint", "damaged", "read_checkpoint", "write_checkpoint"]
+__all__ = ["UNREADABLE", "Checkpoint", "damaged", "read_checkpoint", "write_checkpoint"]
 
 Path = str | os.PathLike[str]
 FORMAT = 1
 KEY = "getac"
+UNREADABLE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What reading a plan raises that `getac.save` has not written: it says anything."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,8 @@ def write_checkpoint(path: Path, plan: Mapping[str, Any], tensors: Mapping[str, 
         try:
             save_file(apart(tensors), temporary, {KEY: json.dumps(content)})
         except (SafetensorError, OSError) as error:
-            raise OutputError(
-                "the checkpoint cannot be written", where=str(path), found=str(error)
-            ) from error
+            message = "the checkpoint cannot be written"
+            raise OutputError(message, where=str(path), found=str(error)) from error
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,7 +93,8 @@ def read_checkpoint(path: Path, *prefixes: str) -> Checkpoint:
     try:
         with safe_open(where, framework="pt") as file:
             plan = read_plan(str(where), file.metadata() or {})
-            names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118: no mapping
+            every = file.keys()
+            names = [name for name in every if name.startswith(prefixes)]
             return Checkpoint(str(where), plan, {name: file.get_tensor(name) for name in names})
     except (SafetensorError, OSError) as error:
         raise BadInputError(
@@ -104,7 +115,7 @@ def read_plan(where: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
     try:
         plan = json.loads(metadata[KEY])
         version, writer = int(plan["format"]), plan["versions"]["getac"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except UNREADABLE as error:
         raise damaged(where, error) from error
     if version > FORMAT:
         raise BadInputError(

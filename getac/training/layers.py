@@ -162,10 +162,8 @@ def output_dimension(rule: Rule, index: int, rank: int) -> int | None:
         return rank - 1 - (index == 0) if rank > 1 else None
     if isinstance(rule, Einsum):
         others = "".join(rule.operands[:index] + rule.operands[index + 1 :])
-        free = [
-            d for d, letter in enumerate(rule.operands[index]) if letter in set(rule.result) - set(others)
-        ]
-        return free[-1] if free else None
+        own = [letter in rule.result and letter not in others for letter in rule.operands[index]]
+        return max((d for d in range(rank) if own[d]), default=None)
     return 0
 
 

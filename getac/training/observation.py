@@ -1,4 +1,4 @@
-"""The greatest magnitudes that quantizers start with: of weights from themselves, of activations from data."""
+"""The magnitudes that quantizers start with: of weights from themselves, of activations from data."""
 
 from __future__ import annotations
 
@@ -91,17 +91,19 @@ class InputCheck(nn.Module):
         wanted = [size if isinstance(size, int) else None for size in self.example.shape]
         fits = isinstance(x, Tensor) and len(wanted) == x.ndim and x.dtype == self.example.dtype
         if not fits or any(w not in (None, size) for w, size in zip(wanted, x.shape, strict=True)):
-            sizes = ", ".join("?" if size is None else str(size) for size in wanted)
-            found = (
-                f"{x.dtype} ({', '.join(map(str, x.shape))})" if isinstance(x, Tensor) else type(x).__name__
-            )
             raise CalibrationError(
                 "calibration data does not fit the model",
                 where=self.name,
-                required=f"{self.example.dtype} ({sizes})",
-                found=found,
+                required=described(self.example.dtype, wanted),
+                found=described(x.dtype, x.shape) if isinstance(x, Tensor) else type(x).__name__,
                 hint="a batch is what the model is called with: leave targets out",
             )
+
+
+def described(dtype: torch.dtype, sizes: Iterable[int | None]) -> str:
+    """float32 (?, 3, 16, 16)"""
+    listed = ", ".join("?" if size is None else str(size) for size in sizes)
+    return f"{str(dtype).removeprefix('torch.')} ({listed})"
 
 
 def observed_maxima(
@@ -135,9 +137,9 @@ def with_observers(module: fx.GraphModule, estimators: Mapping[str, RangeEstimat
     """A module with the same parameters that hands what it computes to estimators."""
     observing = fx.GraphModule(module, copy.deepcopy(module.graph))
     graph = observing.graph
-    last_input = ([None, *graph.find_nodes(op="placeholder")])[-1]
+    last_input = [node for node in graph.nodes if node.op == "placeholder"][-1:]
     for node in list(graph.nodes):
-        after = last_input if node.op == "placeholder" else node
+        after = last_input[0] if node.op == "placeholder" else node
         if node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor):
             call(observing, f"check_of_{node.name}", InputCheck(node), node, after)
         if node.name in estimators:

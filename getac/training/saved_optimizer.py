@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from getac.errors import BadInputError
-from getac.training.checkpoint_file import Checkpoint, Path, damaged, read_checkpoint
+from getac.training.checkpoint_file import UNREADABLE, Checkpoint, Path, damaged, read_checkpoint
 from getac.training.optimizer_state import check_optimizer
 from getac.training.trees import decode, encode
 
 __all__ = ["load_optimizer", "optimizer_entry"]
 
 PREFIX = "optimizer/"
+SavedGroups = Sequence[Sequence[tuple[str, list[int]]]]
+"""The name and the shape of every parameter in every group."""
 
 
 def optimizer_entry(optimizer: Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def load_optimizer(optimizer: Optimizer, path: Path) -> None:
         state = decode(entry["state"], checkpoint.tensors)
         optimizer.load_state_dict(state)
         restore_types(optimizer, state["state"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:  # a plan that nobody wrote
+    except UNREADABLE as error:
         raise damaged(checkpoint.path, error) from error
 
 
@@ -68,9 +70,7 @@ def check_class(optimizer: Optimizer, name: str, checkpoint: Checkpoint) -> None
         )
 
 
-def check_groups(
-    optimizer: Optimizer, saved: list[list[tuple[str, list[int]]]], checkpoint: Checkpoint
-) -> None:
+def check_groups(optimizer: Optimizer, saved: SavedGroups, checkpoint: Checkpoint) -> None:
     groups = [group["params"] for group in optimizer.param_groups]
     if [len(group) for group in groups] != [len(group) for group in saved]:
         raise BadInputError(

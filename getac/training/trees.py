@@ -1,4 +1,4 @@
-"""Nested containers of tensors and numbers as JSON and named tensors: example inputs, an optimizer's state."""
+"""Nested tensors and numbers as JSON and named tensors: example inputs, the state of an optimizer."""
 
 from __future__ import annotations
 

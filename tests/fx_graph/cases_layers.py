@@ -314,15 +314,21 @@ LAYERS: dict[str, list[Case]] = {
     **{
         name: [
             sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, True), 8),  # type: ignore[misc]
-            sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 2, True), reason="a reduced axis"),
+            sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 2, True), reason=reason),
         ]  # type: ignore[misc]
-        for name in ("amax", "amin", "prod", "logsumexp")
+        for name, reason in (
+            ("amax", "a reduced axis"),
+            ("amin", "a reduced axis"),
+            ("prod", "a reduction that every entry decides"),
+            ("logsumexp", "a reduction that every entry decides"),
+        )
     },
     **{
         name: [
             sequence(lambda s, h, name=name: h + getattr(torch, name)(h, 1, keepdim=True), 8),  # type: ignore[misc]
             sequence(
-                lambda s, h, name=name: h + getattr(torch, name)(h, 2, keepdim=True), reason="a reduced axis"
+                lambda s, h, name=name: h + getattr(torch, name)(h, 2, keepdim=True),
+                reason="a reduction that every entry decides",
             ),
         ]  # type: ignore[misc]
         for name in ("std", "var")

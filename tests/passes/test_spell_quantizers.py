@@ -244,6 +244,16 @@ def test_float16_is_rounded_in_float32(t):
     np.testing.assert_array_equal(outputs(proto, False, i=np.zeros_like(x)), expected.astype(np.float16))
 
 
+def test_an_axis_may_be_counted_from_the_end():
+    tensors = parameters(4, True, 3)
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(F32)
+    expected, _ = formula(x, **tensors, signed=True, least_bits=2, most_bits=16, axis=1)
+    proto = spelled(fake_quantize((2, 3), tensors, axis=-1))
+    np.testing.assert_array_equal(outputs(proto, False, x=x), expected)
+    proto = spelled(fake_quantize((2, 3), tensors, x=x, axis=-1))
+    np.testing.assert_array_equal(outputs(proto, False, i=np.zeros_like(x)), expected)
+
+
 def test_parameters_out_of_their_domain_are_taken_for_the_nearest():
     """As training does it."""
     x = np.random.default_rng(0).normal(size=(20, 30)).astype(F32)
@@ -281,6 +291,11 @@ def test_refuses_what_it_cannot_read():
         spelled(fake_quantize((2, 3), {**good, "q_m": np.float64(1)}))
     with pytest.raises(InvalidModelError, match="parameters of other shapes"):
         spelled(fake_quantize((2, 3), good, axis=1))
+    for axis in (0, 2, -3):  # another size, and no such dimension
+        with pytest.raises(InvalidModelError, match="parameters of other shapes"):
+            spelled(fake_quantize((2, 3), parameters(8, True, 3), axis=axis))
+    with pytest.raises(InvalidModelError, match="contains NaN"):
+        spelled(fake_quantize((2, 3), good, x=np.full((2, 3), np.nan, F32)))
     with pytest.raises(UnsupportedModelError, match="another type"):
         spelled(fake_quantize((2, 3), good, dtype=np.float64))
     model = fake_quantize((2, 3), good)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tools.bench_lower import Figure, kernel_shares, limits, rounded
+from tools.bench_lower import kernel_shares, limits
+from tools.benchmark import Figure, rounded
 
 ROOT = Path(__file__).resolve().parents[2]
 

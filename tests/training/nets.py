@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from getac.analyzing import analyze
 from getac.fx_graph.capture import capture
+from getac.training.preparing import prepare
 from getac.training.state import KEY, TrainingState
 from tools.fx_law import randomize
 
@@ -85,11 +86,18 @@ def captured(model: nn.Module, *args: Any, **kwargs: Any) -> fx.GraphModule:
     return module
 
 
-def conv_net(seed: int = 0, drop: float = 0.1) -> fx.GraphModule:
+def quantized_module(model: nn.Module, *args: Any, **kwargs: Any) -> fx.GraphModule:
+    """With few bits, some of which can change, and exponents that learn."""
+    bits: Any = {"weight_bits": (3, 6), "activation_bits": 5, "learn_exponents": True}
+    calls = [kwargs or args]
+    return prepare(model, args, kwargs, calibration=calls, **bits)
+
+
+def conv_net(seed: int = 0, drop: float = 0.1, quantized: bool = False) -> fx.GraphModule:
     torch.manual_seed(seed)
     model = ConvNet(drop)
     randomize(model, seed)
-    return captured(model, images())
+    return quantized_module(model, images()) if quantized else captured(model, images())
 
 
 def tied(seed: int = 0) -> fx.GraphModule:
@@ -104,10 +112,8 @@ def some_units(module: nn.Module, seed: int = 0, share: float = 0.3) -> Keep:
     rng = np.random.default_rng(seed)
     keep = {}
     for one in analyze(module).classes:
-        keep[one.name] = np.ones(one.size, dtype=np.bool_)
-        keep[one.name][rng.permutation(one.size)[: min(max(round(share * one.size), 1), one.size - 1)]] = (
-            False
-        )
+        dropped = rng.permutation(one.size)[: min(max(round(share * one.size), 1), one.size - 1)]
+        keep[one.name] = ~np.isin(np.arange(one.size), dropped)
     return keep
 
 

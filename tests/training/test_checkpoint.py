@@ -22,12 +22,22 @@ from getac.training.checkpoint import load, save
 from getac.training.regenerating import regenerate
 from getac.training.saved_optimizer import load_optimizer
 from getac.training.state import state_of
-from tests.training.nets import ConvNet, Tied, captured, ids, images, some_units, steps
+from tests.training.nets import (
+    ConvNet,
+    Tied,
+    captured,
+    ids,
+    images,
+    quantized_module,
+    some_units,
+    steps,
+)
 from tools.fx_law import randomize
 from tools.torch_zoo.registry import example
 
 optim = torch.optim
 Make = Callable[[Any], Optimizer]
+Prepare = Callable[..., fx.GraphModule]
 
 OPTIMIZERS: dict[str, Make] = {
     "sgd": partial(optim.SGD, lr=0.05, momentum=0.9),
@@ -100,9 +110,10 @@ def interrupted(
     return again
 
 
+@pytest.mark.parametrize("prepared", [captured, quantized_module])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_resuming_is_exact(tmp_path: Path, name: str) -> None:
-    interrupted(captured(conv_net(), images()), conv_net(1), OPTIMIZERS[name], tmp_path / "a.safetensors")
+def test_resuming_is_exact(tmp_path: Path, name: str, prepared: Prepare) -> None:
+    interrupted(prepared(conv_net(), images()), conv_net(1), OPTIMIZERS[name], tmp_path / "a.safetensors")
 
 
 def test_tied_tensors_are_stored_once(tmp_path: Path) -> None:
@@ -114,10 +125,11 @@ def test_tied_tensors_are_stored_once(tmp_path: Path) -> None:
     assert module.get_parameter("head.weight") is module.get_parameter("table.weight")
 
 
+@pytest.mark.parametrize("prepared", [captured, quantized_module])
 @pytest.mark.parametrize(("name", "make"), [("bert", "adamw"), ("gpt2", "adam"), ("lstm_tagger", "sgd")])
-def test_transformers_and_recurrent_networks(tmp_path: Path, name: str, make: str) -> None:
+def test_transformers_and_recurrent_networks(tmp_path: Path, name: str, make: str, prepared: Prepare) -> None:
     given, new = example(name), example(name, seed=1)
-    module = captured(given.module, *given.args, **given.kwargs)
+    module = prepared(given.module, *given.args, **given.kwargs)
 
     def inputs(seed: int) -> Any:
         return given.kwargs or given.args[0]
@@ -156,9 +168,7 @@ class Nested(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
 
-    def forward(
-        self, pair: Any, scale: float, *, more: dict[str, Any], mode: str = "", none: Any = None
-    ) -> Tensor:
+    def forward(self, pair: Any, scale: float, *, more: Any, mode: str = "", none: Any = None) -> Tensor:
         x, (y, times) = pair
         h = torch.relu(self.a(x + y * times)) * scale + more["z"][0]
         return self.b(h) if mode == "plain" else self.b(h) + 1  # type: ignore[no-any-return]

@@ -67,9 +67,9 @@ def with_optimizer(make: Make, drop: float = 0.0) -> tuple[fx.GraphModule, Optim
 def hold_at_zero(module: fx.GraphModule, optimizer: Optimizer, masks: dict[str, list[Any]]) -> None:
     """Masked elements get no gradient any more, and lose what the optimizer remembers of them."""
     for name, parameter in module.named_parameters():
-        grid = np.ix_(*masks[name]) if name in masks else ()
-        mask = torch.zeros_like(parameter)
-        mask[tuple(torch.from_numpy(one) for one in grid)] = 1
+        mask = torch.ones_like(parameter)
+        for dimension, kept in enumerate(masks.get(name, ())):
+            mask.index_fill_(dimension, torch.from_numpy(np.flatnonzero(~kept)), 0)
         parameter.register_hook(lambda grad, mask=mask: grad * mask)
         for entry in optimizer.state[parameter].values():
             if isinstance(entry, Tensor) and entry.shape == parameter.shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from operator import attrgetter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,9 @@ def cut(tensor: Tensor, masks: list[Any]) -> Tensor:
     return tensor
 
 
-@pytest.mark.parametrize(("make", "inputs"), [(conv_net, images), (tied, ids)])
+@pytest.mark.parametrize(
+    ("make", "inputs"), [(conv_net, images), (tied, ids), (partial(conv_net, quantized=True), images)]
+)
 def test_masked_equals_sliced(make: Callable[[], fx.GraphModule], inputs: Callable[..., Tensor]) -> None:
     module = make().eval()
     for seed in range(3):
