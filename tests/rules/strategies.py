@@ -82,7 +82,8 @@ class Drawn:
             tensors[f"s_{name}"] = np.array([-1, *shape])
         body += f"{self.nodes}  flat = Flatten(r)  read = MatMul(flat, w_out)  "
         if ends.summed:
-            body += "rest = Constant<value_ints=[1]>()  total = ReduceSum(flat, rest)  y = Add(read, total)"
+            tensors["rest"] = np.array([1])
+            body += "total = ReduceSum(flat, rest)  y = Add(read, total)"
         else:
             body += "y = Identity(read)"
         return model_of(body, {"x": ("N", WIDTH)}, tensors, seed=seed)
