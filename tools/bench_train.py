@@ -1,15 +1,14 @@
 """What training with quantizers costs beside the float model in eager mode, as JSON.
 
-    python tools/bench_train.py [--json FILE] [--quick] [--no-compile]
+    python tools/bench_train.py [--json FILE] [--quick]
 
 Times are medians of CPU time of a whole step (forward, backward, SGD) over interleaved runs in one process
-on one thread. Memory is the peak of a process that trains, above what it holds before the model is built.
+on one thread. Memory is the most that a step holds at once. With --quick nothing is compiled.
 """
 
 from __future__ import annotations
 
-import resource
-import subprocess
+import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +30,6 @@ from tools.torch_zoo.blocks import conv_norm
 from tools.torch_zoo.resnet import Basic
 
 __all__ = ["main"]
-
-SETTINGS = ("full", "quick")
-MEMORY = "memory"  # the first argument of the process that measures it
 
 
 @dataclass(frozen=True)
@@ -125,28 +121,40 @@ VARIANTS: Mapping[str, Callable[[Task], nn.Module]] = {
 }
 
 
-def train_step(model: nn.Module, task: Task) -> Callable[[], None]:
-    """One step of SGD with momentum."""
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
 
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, task: Task) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(model(*task.inputs), task.labels).backward()
+        functional.cross_entropy(model(*task.inputs), task.labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
 
 
-def steps_of(make: Callable[[Setting], Task], setting: Setting, compiled: bool) -> dict[str, Callable[[], None]]:
+def compiled_of(variant: Callable[[Task], nn.Module], task: Task) -> nn.Module:
+    return torch.compile(variant(task))  # type: ignore[return-value]  # it wraps a module in a module
+
+
+def whole_step(task: Task, variant: Callable[[Task], nn.Module]) -> Callable[[], None]:
+    model = variant(task).train()
+    return train_step(model, sgd(model), task)
+
+
+def steps_of(
+    make: Callable[[Setting], Task], setting: Setting, compiled: bool
+) -> dict[str, Callable[[], None]]:
     """The steps to compare; each trains a model of its own."""
     steps = {}
     for name, variant in VARIANTS.items():
         torch.manual_seed(0)
-        task = make(setting)
-        steps[name] = train_step(variant(task).train(), task)
+        steps[name] = whole_step(make(setting), variant)
         if compiled and name != "regenerated":
-            task = make(setting)
-            steps[f"{name}, compiled"] = train_step(torch.compile(variant(task).train()), task)  # type: ignore[arg-type]
+            steps[f"{name}, compiled"] = whole_step(
+                make(setting), lambda task, make=variant: torch.compile(make(task))
+            )
     return steps
 
 
@@ -174,10 +182,9 @@ def first_step(step: Callable[[], None]) -> float:
 
 
 def quantizer_times(name: str, setting: Setting) -> dict[str, Any]:
-    """Where a quantized step's time goes, by torch's own profiler."""
+    """What the quantizers take of a step, by torch's own profiler."""
     torch.manual_seed(0)
-    task = TASKS[name](setting)
-    step = train_step(prepared(task).train(), task)
+    step = whole_step(TASKS[name](setting), prepared)
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(3):
@@ -185,55 +192,42 @@ def quantizer_times(name: str, setting: Setting) -> dict[str, Any]:
     averages = profile.key_averages()
     whole = sum(one.self_cpu_time_total for one in averages)
     shares = {one.key: one.cpu_time_total / whole for one in averages if one.key.startswith("getac::")}
-    return {"share_of_step": shares, "calls_per_step": {o.key: o.count // 3 for o in averages if o.key in shares}}
+    return {
+        "share_of_step": shares,
+        "calls_per_step": {o.key: o.count // 3 for o in averages if o.key in shares},
+    }
 
 
 def memory_figure(name: str, setting: Setting) -> dict[str, Any]:
-    """Peak memory of the quantized step to that of the float one, each in a process of its own."""
-    peaks = {variant: peak_of_process(name, variant, setting) for variant in ("float", "quantized")}
+    """Peak memory of the quantized step to that of the float one."""
+    peaks = {variant: peak_bytes(name, variant, setting) for variant in ("float", "quantized")}
     figure = Figure(peaks["quantized"] / peaks["float"], at_most=1.5).as_json()
     return {**figure, "mib": {variant: peak / 2**20 for variant, peak in peaks.items()}}
 
 
-def peak_of_process(name: str, variant: str, setting: Setting) -> float:
-    size = "full" if setting is FULL else "quick"
-    command = [sys.executable, "-m", "tools.bench_train", MEMORY, name, variant, size]
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
-
-
-def print_peak(name: str, variant: str, size: str) -> None:
-    """Trains three steps and prints the bytes above what the process held after it prepared the model.
-
-    The weights count; what capturing needs for a while does not, being over before the first step.
-    """
-    torch.set_num_threads(1)
+def peak_bytes(name: str, variant: str, setting: Setting) -> int:
+    """The most that a step holds at once: the model, the optimizer's state, gradients and what they need."""
     torch.manual_seed(0)
-    task = TASKS[name](FULL if size == "full" else QUICK)
-    step = train_step(VARIANTS[variant](task).train(), task)
-    weights = sum(tensor.nbytes for tensor in task.model.state_dict().values())
-    before = reset_peak()
-    for _ in range(3):
+    task = TASKS[name](setting)
+    model = VARIANTS[variant](task).train()
+    optimizer = sgd(model)
+    step = train_step(model, optimizer, task)
+    step()
+    kept = [state["momentum_buffer"] for state in optimizer.state.values()]
+    kept += [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    held = sum(tensor.nbytes for tensor in [*model.state_dict().values(), *kept])
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before + weights)
-
-
-def reset_peak() -> int:
-    """Bytes in memory now."""
-    fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * resource.getpagesize()
+    changes = [event for event in profile.events() if event.name == "[memory]"]
+    changes.sort(key=lambda event: event.time_range.start)
+    sizes = itertools.accumulate(event.cpu_memory_usage for event in changes)
+    return int(held + max(sizes, default=0))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == [MEMORY]:
-        print_peak(*given[1:])
-        return 0
-    compiled = "--no-compile" not in given
-    return command(
-        __doc__, lambda quick: measure(QUICK if quick else FULL, compiled), [a for a in given if a != "--no-compile"]
-    )
+    return command(__doc__, lambda quick: measure(QUICK if quick else FULL, compiled=not quick), arguments)
 
 
 def measure(setting: Setting, compiled: bool) -> dict[str, Any]:

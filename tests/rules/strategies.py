@@ -126,9 +126,9 @@ class Frame(nn.Module):
 class Frames(nn.Module):
     """Several side by side: capturing costs more than they do."""
 
-    def __init__(self, several: Sequence[Drawn], ends: Ends) -> None:
+    def __init__(self, several: Sequence[tuple[Drawn, Ends]]) -> None:
         super().__init__()
-        self.frames = nn.ModuleList(Frame(one, ends) for one in several)
+        self.frames = nn.ModuleList(Frame(one, ends) for one, ends in several)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [frame(x) for frame in self.frames]

@@ -1,0 +1,105 @@
+"""The base optimizers of QASSO: torch's own, in whose groups the parameters of quantizers stand apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.optim import Optimizer
+
+from getac.errors import OptionError
+from getac.qasso.schedule import is_number
+from getac.training.quantizers import find_quantizers
+
+__all__ = ["VARIANTS", "base_optimizer", "names_of_parameters", "quantizer_parameters"]
+
+VARIANTS: Mapping[str, type[Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+SHOWN_NAMES = 5
+
+
+def base_optimizer(
+    module: fx.GraphModule,
+    variant: str,
+    params: Iterable[Any] | None,
+    lr: float,
+    quantizer_lr: float,
+    options: Mapping[str, Any],
+) -> Optimizer:
+    """torch's optimizer on the parameters of a module; its last group are the quantizers'.
+
+    Weight decay would pull steps and ranges towards zero, where they mean nothing: their group has none.
+
+    Args:
+        variant: sgd, adam or adamw.
+        params: Parameters, or groups of them as torch takes them; None: all of the module.
+        options: Arguments of torch's class beside these.
+
+    Raises:
+        OptionError: An unknown variant or option, a learning rate that is none, a parameter that the module
+            does not have.
+    """
+    kind = VARIANTS.get(variant)
+    if kind is None:
+        raise OptionError("unknown variant", required=", ".join(VARIANTS), found=repr(variant))
+    check_rate("lr", lr)
+    check_rate("quantizer_lr", quantizer_lr)
+    given = list(module.parameters()) if params is None else list(params)
+    learned = [one for one in quantizer_parameters(module) if one.requires_grad]
+    groups = [*weight_groups(module, given), {"params": learned, "lr": quantizer_lr, "weight_decay": 0.0}]
+    try:
+        return kind([group for group in groups if group["params"]], lr=lr, **options)
+    except (TypeError, ValueError) as error:  # torch's own checks of its options
+        raise OptionError(f"torch.optim.{kind.__name__} does not take these options", found=str(error)) from error
+
+
+def weight_groups(module: fx.GraphModule, given: Sequence[Any]) -> list[dict[str, Any]]:
+    """The groups as given, without the parameters of quantizers."""
+    groups = [dict(one) for one in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    apart = set(quantizer_parameters(module))
+    for group in groups:
+        listed = group.get("params", [])
+        listed = [listed] if isinstance(listed, Tensor) else [parameter_of(one) for one in listed]
+        check_own(module, listed)
+        group["params"] = [one for one in listed if one not in apart]
+    return groups
+
+
+def parameter_of(given: Any) -> Any:
+    """torch also takes pairs of a name and a parameter."""
+    return given[1] if isinstance(given, tuple) and len(given) == 2 else given
+
+
+def check_own(module: fx.GraphModule, given: Sequence[Any]) -> None:
+    own = set(module.parameters())
+    foreign = [one for one in given if not isinstance(one, Tensor) or one not in own]
+    if foreign:
+        shapes = [str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in foreign]
+        more = ["..."] if len(shapes) > SHOWN_NAMES else []
+        raise OptionError(
+            "the optimizer was given parameters that are not the module's",
+            required="parameters of the prepared module, such as geta.model.parameters()",
+            found=f"{len(foreign)} others, of shapes {', '.join([*shapes[:SHOWN_NAMES], *more])}",
+            hint="leave params out to train all; a loss with parameters of its own needs its own optimizer",
+        )
+
+
+def quantizer_parameters(module: fx.GraphModule) -> list[Tensor]:
+    """d, q_m and t of all quantizers, each once."""
+    found = (one for q in find_quantizers(module) for one in (q.d, q.q_m, q.t))
+    return list(dict.fromkeys(found))
+
+
+def names_of_parameters(module: fx.GraphModule) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in module.named_parameters()}
+
+
+def check_rate(name: str, rate: float) -> None:
+    is_tensor = isinstance(rate, Tensor) and rate.numel() == 1
+    if not is_tensor and (not is_number(rate) or rate < 0):
+        raise OptionError("this is no learning rate", where=name, required="0 or more", found=repr(rate))
