@@ -220,9 +220,9 @@ def peak_bytes(name: str, variant: str, setting: Setting) -> int:
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
         step()
-    changes = [event for event in profile.events() if event.name == "[memory]"]
-    changes.sort(key=lambda event: event.time_range.start)
-    sizes = itertools.accumulate(event.cpu_memory_usage for event in changes)
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    sizes = itertools.accumulate(size for _, size in changes)
     return int(held + max(sizes, default=0))
 
 

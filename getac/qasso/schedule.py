@@ -118,7 +118,7 @@ class Schedule:
         ]
         rest = total - sum(stages)
         last = rest if cool_down is None else steps_of("cool_down", cool_down, total)
-        if rest < 0 or last > rest + rounding(warm_up, projection, joint, cool_down):
+        if rest < 0 or last > rest:
             asked = sum(stages) + (last if cool_down is not None else 0)
             raise OptionError(
                 "the schedule is longer than the training",
@@ -127,7 +127,7 @@ class Schedule:
                 f" cool-down {last if cool_down is not None else 0}",
                 hint="give the stages as shares of the total, such as warm_up=0.1",
             )
-        return cls(stages[0], stages[1], projection_periods, stages[2], joint_periods, min(last, rest))
+        return cls(stages[0], stages[1], projection_periods, stages[2], joint_periods, last)
 
     @property
     def total(self) -> int:
@@ -209,18 +209,13 @@ def steps_of(name: str, value: float, total: int) -> int:
     if is_whole(value) and value >= 0:
         return int(value)
     if is_number(value) and 0 <= value <= 1:
-        return round(value * total)
+        return int(value * total + 1e-6)  # rounded down: shares that make 1 are never too many steps
     raise OptionError(
         "this is neither a number of steps nor a share of them",
         where=name,
         required="a whole number, or a share from 0 to 1",
         found=repr(value),
     )
-
-
-def rounding(*values: float | None) -> int:
-    """Shares that add up to 1 may round to a few steps more than there are."""
-    return sum(isinstance(value, float) for value in values)
 
 
 def check_total(total: int) -> None:
