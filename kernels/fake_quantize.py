@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .lattice import Bits, Lattice, lattice
 from .traced_quantize import TracedQuantize, is_traced
+
 OPEN=True
 
 __all__ = ["Bits", "Lattice", "fake_quantize", "lattice"]

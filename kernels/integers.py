@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BIAS_LIMIT", "bias_integers", "floored_steps"]
+__all__ = ["BIAS_LIMIT", "bias_integers", "floored_steps", "spare_bits"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -13,6 +13,14 @@ BIAS_LIMIT = 2**30
 """Half of what an INT32 accumulator holds: the other half is left to the sum of products."""
 
 SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+def spare_bits(low: int, high: int) -> int:
+    """The greatest m for which low 2^m and high 2^m are INT8; 0 where they are not even without."""
+    m = 0
+    while low << (m + 1) >= -128 and high << (m + 1) <= 127 and m < 7:
+        m += 1
+    return m
 
 
 def floored_steps(steps: Floats, bias: Floats | None, input_step: float) -> Floats:

@@ -12,12 +12,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from getac.kernels.integers import bias_integers, floored_steps
+from getac.kernels.integers import bias_integers, floored_steps, spare_bits
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import array_of, set_input
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Fact, Refusal, State
 from getac.placement import CLIPPING, SAME_SCALE, is_layer, place
+from getac.quantizer import Quantizer
 
 __all__ = ["LowerIntegers"]
 
@@ -63,15 +64,27 @@ def lower_layer(node: ir.Node, state: State) -> None:
     input_step = np.float32(state.quantizers[x].step)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
     free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
-    steps = np.where(free, np.float32(0), weights.quantizer.step)  # the bias alone settles these
+    finer = finer_lattice(weights.quantizer)
+    steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
-    quantizer = replace(weights.quantizer, step=steps)
-    node.replace_input_with(1, dequantized_weight(node, weight.name or "weight", weights.weight, quantizer))
+    quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)
+    node.replace_input_with(1, dequantized_weight(node, weight.name or "weight", rounded, quantizer))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if weights.bias is not None and bias is not None:
         scale = (input_step * steps).astype(np.float32)
         integers = bias_integers(weights.bias, scale)
         set_input(node, 2, dequantized_bias(node, bias.name or "bias", integers, scale))
+
+
+def finer_lattice(quantizer: Quantizer) -> Quantizer:
+    """The finest lattice of INT8 that holds all points of a coarser one, 2^m apart.
+
+    A bias is stored in steps of s_x s_w: at few bits these are so large that its rounding would show.
+    """
+    factor = 2 ** spare_bits(quantizer.low, quantizer.high)
+    return replace(
+        quantizer, step=quantizer.step / factor, low=quantizer.low * factor, high=quantizer.high * factor
+    )
 
 
 def rank_of(value: ir.Value, state: State) -> int | None:

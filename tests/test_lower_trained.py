@@ -9,6 +9,7 @@ import pytest
 
 import getac
 from getac.executed import executed_kernels
+from getac.kernels.integers import spare_bits
 from getac.onnx_graph.read import read_model
 from getac.passes import FoldQuantizers, RemoveDead, SpellQuantizers
 from getac.pipeline import Pipeline, State
@@ -135,8 +136,12 @@ def test_one_layer_of_every_lattice_is_at_most_one_step_off(tmp_path, bits, sign
 
 
 def check_weights(path, bits):
+    """The integers of training, spread over INT8."""
+    high = 2 ** (bits - 1) - 1
+    factor = 2 ** spare_bits(-high, high)
     for weight in stored_integers(path):
-        assert np.abs(weight.astype(int)).max() == 2 ** (bits - 1) - 1
+        assert not (weight.astype(int) % factor).any()
+        assert np.abs(weight.astype(int)).max() == high * factor
 
 
 def difference(original, path):

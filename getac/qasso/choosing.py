@@ -1,7 +1,7 @@
 """Which units become redundant next: the least salient of those that are left, in aligned blocks.
 
-A class may keep the counts that its kernels like (see `getac.alignment`), so its units go in blocks: with
-multiples of 4, 61 of them lose 1, then 4 at a time. Which totals can be reached exactly is known beforehand.
+A class keeps counts that its kernels like (see `getac.alignment`), so its units go in blocks: with multiples
+of 4, 61 of them lose 1, then 4 at a time. Which totals can be reached exactly is known before training.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from getac.alignment import unit_multiples
 from getac.axes.axis import Axis
 from getac.errors import BadInputError, OptionError
+from getac.qasso.blocks import Blocks, nearest, pick, reachable, steps_of
 from getac.qasso.units import UnitTable
 
 __all__ = ["Target", "choose_units", "multiples_of", "plan_target"]
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,16 +30,12 @@ class Target:
     Args:
         units: How many there are.
         wanted: The share of them that was asked for, rounded.
-        reached: The nearest number that aligned counts allow; the smaller one of two.
-        multiples: Class atom -> the multiple that the number of its units is kept at.
-        minimum: How many units each class keeps at least.
+        reached: The nearest number that aligned counts allow, the smaller one of two.
     """
 
     units: int
     wanted: int
     reached: int
-    multiples: Mapping[Axis, int]
-    minimum: int = 1
 
     @property
     def sparsity(self) -> float:
@@ -53,6 +47,7 @@ def multiples_of(table: UnitTable, align: int | None = None, integer: bool = Tru
 
     Args:
         align: Channel multiple for every layer, 1 for none; None: what each layer's kernel likes.
+        integer: Whether convolutions will run on integers.
     """
     return unit_multiples(table.analysis, align, integer)
 
@@ -63,7 +58,7 @@ def plan_target(
     """Decides how many units go, before training starts.
 
     Args:
-        sparsity: The share of all units in open classes, in [0, 1).
+        sparsity: The share of all units of the table, in [0, 1).
         multiples: From `multiples_of`; None: any number will do.
         minimum: How many units each class keeps at least.
 
@@ -72,23 +67,19 @@ def plan_target(
         BadInputError: There are not that many units that may go.
     """
     check_options(sparsity, minimum)
-    multiples = multiples or {}
     wanted = round(sparsity * table.size)
-    steps = [steps_of(one.size, multiples.get(one.atom, 1), minimum) for one in table.classes]
+    known = multiples or {}
+    steps = [steps_of(one.size, known.get(one.atom, 1), minimum) for one in table.classes]
     most = sum(int(step.sum()) for step in steps)
     if wanted > most:
         raise unreachable(table, sparsity, wanted, most)
-    totals = reachable(steps, most)
-    reached = next(
-        total for far in range(most + 1) for total in (wanted - far, wanted + far) if has(totals, total)
-    )
-    return Target(table.size, wanted, reached, multiples, minimum)
+    return Target(table.size, wanted, nearest(reachable(steps, most), wanted))
 
 
 def check_options(sparsity: float, minimum: int) -> None:
     if not 0 <= sparsity < 1:
-        required = "a number in [0, 1)"
-        raise OptionError("the sparsity is the share of units to remove", required=required, found=str(sparsity))
+        required, found = "a number in [0, 1)", str(sparsity)
+        raise OptionError("the sparsity is the share of units to remove", required=required, found=found)
     if minimum < 1:
         raise OptionError("every class keeps one unit at least", required="1 or more", found=str(minimum))
 
@@ -96,15 +87,15 @@ def check_options(sparsity: float, minimum: int) -> None:
 def unreachable(table: UnitTable, sparsity: float, wanted: int, most: int) -> BadInputError:
     names = [f"{one.name} ({one.size} {one.role} of {one.place or 'the model'})" for one in table.classes]
     reasons = Counter(one.why.reason for one in table.analysis.frozen)
-    frozen = [f"{reason} ({count} axes)" for reason, count in reasons.most_common(5)]
-    frozen += [f"class {name}: {reason}" for name, reason in table.excluded.items()]
+    frozen = [f"{reason} ({count})" for reason, count in reasons.most_common()]
+    frozen += [f"{name}: {reason}" for name, reason in table.excluded.items()]
     found = f"{table.size} open units in {len(names)} classes, of which {most} may go"
     return BadInputError(
         f"a sparsity of {sparsity:g} cannot be reached",
         where=listed(names) or "no class is open",
-        required=f"{wanted} units to remove",
-        found=f"{found}; frozen: {listed(frozen)}" if frozen else found,
-        hint="a lower sparsity, another alignment, or fewer globs of `keep`; getac inspect lists every axis",
+        required=f"{wanted} units that may go",
+        found=f"{found}; frozen axes: {listed(frozen)}" if frozen else found,
+        hint="a lower sparsity, another alignment, fewer axes kept on request; analysis.frozen lists them",
     )
 
 
@@ -113,40 +104,43 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join([*names[:most], *more])
 
 
-def steps_of(count: int, multiple: int, minimum: int) -> Integers:
-    """How many units go at a time, from `count` on, to stay at multiples and not below the minimum."""
-    least = -(-minimum // multiple) * multiple
-    return -np.diff([count, *range((count - 1) // multiple * multiple, least - 1, -multiple)])
+def choose_units(
+    table: UnitTable,
+    scores: Tensor,
+    amount: int,
+    final: int | None = None,
+    *,
+    multiples: Mapping[Axis, int] | None = None,
+    minimum: int = 1,
+    gone: Tensor | None = None,
+) -> Tensor:
+    """The least salient units, never all of a class.
 
+    Args:
+        scores: One per unit, shape (table.size,); no NaN.
+        amount: How many to choose now: not more, and fewer only where blocks do not fit.
+        final: How many go from now on in all, these included; None: these are the last. The last choice
+            is exact; if `final` cannot be reached from here, the nearest number is taken in its place.
+        multiples: From `multiples_of` of this table; None: any number will do.
+        minimum: How many units each class keeps at least.
+        gone: Units that are zero already but still there; bools, shape (table.size,).
 
-def reachable(steps: Sequence[Integers], limit: int) -> int:
-    """The totals that some first steps of every class add up to, as the bits of one integer."""
-    totals, mask = 1, (1 << (limit + 1)) - 1
-    for step in steps:
-        if len(step) and (step == 1).all():
-            totals = any_number(totals, len(step)) & mask
-        else:
-            sums = np.cumsum(step).tolist()
-            totals |= sum_of_bits(totals << taken for taken in sums if taken <= limit) & mask
-    return totals
-
-
-def any_number(totals: int, count: int) -> int:
-    """Adds 0 to `count` to every total, by doubling."""
-    spread = 0
-    while spread < count:
-        step = min(spread + 1, count - spread)
-        totals |= totals << step
-        spread += step
-    return totals
-
-
-def sum_of_bits(parts: object) -> int:
-    result = 0
-    for part in parts:  # type: ignore[attr-defined]
-        result |= part
-    return result
-
-
-def has(totals: int, total: int) -> bool:
-    return total >= 0 and bool(totals >> total & 1)
+    Returns:
+        Their numbers in rising order, on the table's device.
+    """
+    out = np.zeros(table.size, dtype=np.bool_) if gone is None else gone.cpu().numpy()
+    live = [
+        np.flatnonzero(~out[table.units_of(i)]) + offset for i, offset in enumerate(table.offsets)
+    ]
+    known = multiples or {}
+    blocks = Blocks.of(
+        live,
+        scores.detach().cpu().double().numpy(),
+        [known.get(one.atom, 1) for one in table.classes],
+        minimum,
+    )
+    totals = reachable(blocks.steps(np.zeros(len(blocks.sizes), dtype=np.bool_)), int(blocks.sizes.sum()))
+    is_last = final is None or final <= amount
+    final = nearest(totals, amount if final is None else final)
+    taken = pick(blocks, final if is_last else min(amount, final), final)
+    return torch.from_numpy(np.sort(blocks.units_in(taken))).to(table.device)

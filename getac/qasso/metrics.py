@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from torch import fx
+import torch
 
 from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
 from getac.axes.costs import meter_of
 from getac.axes.meter import Cost
 from getac.fx_graph.view import FxView
-from getac.qasso.bounds import mean_bits
+from getac.qasso.projection import bits_of
 from getac.quantizer import Quantizer
-from getac.training.quantizers import PlacedQuantizer, find_quantizers
+from getac.training.quantizers import PlacedQuantizer
 
-__all__ = ["Metrics", "cost_of", "mean_bits_of"]
+__all__ = ["Metrics", "cost_of", "mean_of", "numbers_of_bits"]
 
 
 @dataclass(frozen=True)
@@ -49,23 +48,16 @@ class Metrics:
     bops: float
 
 
-def cost_of(analysis: Analysis, masks: Mapping[Axis, Mask], rounded: bool = True) -> Cost:
+def cost_of(analysis: Analysis, masks: Mapping[Axis, Mask], bits: Mapping[str, float] | None) -> Cost:
     """What a module costs per sample without the units that the masks drop.
 
     Args:
-        rounded: Whether quantizers count with their bits; otherwise all count as floats.
+        bits: Name of a quantizer -> its number of bits; None: all count as floats.
     """
     view = analysis.view
     assert isinstance(view, FxView)
-    records = records_of(view) if rounded else {}
+    records = {value: lattice_of(one, round(bits[one.name])) for value, one in view.quantizers.items()} if bits else {}
     return meter_of(replace(analysis, quantizers=records), masks).total()
-
-
-def records_of(view: FxView) -> dict[Any, Quantizer]:
-    """Value -> a lattice of as many bits as its quantizer has, to the next whole number."""
-    bits = mean_bits(list(view.quantizers.values()))
-    pairs = zip(view.quantizers.items(), bits, strict=True)
-    return {value: lattice_of(one, round(number)) for (value, one), number in pairs}
 
 
 def lattice_of(quantizer: PlacedQuantizer, bits: int) -> Quantizer:
@@ -73,15 +65,20 @@ def lattice_of(quantizer: PlacedQuantizer, bits: int) -> Quantizer:
     return Quantizer(np.ones((), np.float32), -high if quantizer.bits.signed else 0, high)
 
 
-def mean_bits_of(module: fx.GraphModule) -> tuple[float | None, float | None]:
-    """The mean number of bits of weights, and of activations."""
-    quantizers = find_quantizers(module)
-    pairs = list(zip(quantizers, mean_bits(quantizers), strict=True))
-    weights = [(bits, one.x.meta["val"].numel()) for one, bits in pairs if one.of_weight]
-    activations = [(bits, 1) for one, bits in pairs if not one.of_weight]
-    return weighted(weights), weighted(activations)
+def numbers_of_bits(quantizers: Sequence[PlacedQuantizer]) -> dict[str, float]:
+    """Name of a quantizer -> the mean over its steps, within its bounds; waits for the device once."""
+    if not quantizers:
+        return {}
+    means = torch.stack([bits_of(one).mean() for one in quantizers]).tolist()
+    return {
+        one.name: min(max(mean, one.bits.least), one.bits.most)
+        for one, mean in zip(quantizers, means, strict=True)
+    }
 
 
-def weighted(pairs: Sequence[tuple[float, int]]) -> float | None:
-    total = sum(count for _, count in pairs)
-    return sum(value * count for value, count in pairs) / total if total else None
+def mean_of(bits: Mapping[str, float], quantizers: Sequence[PlacedQuantizer], weights: bool) -> float | None:
+    """The mean number of bits of the weights, by their sizes; or of the activations."""
+    chosen = [one for one in quantizers if one.of_weight == weights]
+    sizes = [one.x.meta["val"].numel() if weights else 1 for one in chosen]
+    total = sum(bits[one.name] * size for one, size in zip(chosen, sizes, strict=True))
+    return total / sum(sizes) if sizes else None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from getac.kernels.integers import BIAS_LIMIT, bias_integers, floored_steps
+from getac.kernels.integers import BIAS_LIMIT, bias_integers, floored_steps, spare_bits
 
 F32 = np.float32
 
@@ -62,3 +62,10 @@ def test_ties_go_to_even():
 
 def test_beyond_int32_is_clipped_and_does_not_wrap():
     assert bias_integers(np.array([1.0, -1.0], F32), np.full(2, 1e-20, F32)).tolist() == [2**31 - 1, -(2**31)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bits"), [(-127, 127, 0), (-63, 63, 1), (-7, 7, 4), (-8, 7, 4), (-1, 1, 6), (0, 255, 0)]
+)
+def test_a_coarse_lattice_has_bits_to_spare(low: int, high: int, bits: int) -> None:
+    assert spare_bits(low, high) == bits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from getac.analyzing import analyze
 from getac.fx_graph.capture import capture
 from getac.training.preparing import prepare
 from getac.training.state import KEY, TrainingState
-from tools.fx_law import randomize
+from tools.fx_law import randomize, tensors_of
 
 Keep = dict[str, Any]
 
@@ -140,11 +140,5 @@ def steps(
 
 
 def loss_of(outputs: Any) -> Tensor:
-    tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
-    if isinstance(outputs, Mapping):
-        tensors = list(outputs.values())
-    return sum_of(one.float().square().mean() for one in tensors if one.requires_grad)
-
-
-def sum_of(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(tensors)).sum()
+    tensors = [one.float() for one in tensors_of(outputs) if one.requires_grad]
+    return torch.stack([one.square().mean() for one in tensors]).sum()

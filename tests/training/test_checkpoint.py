@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from getac.errors import BadInputError, OutputError
+from getac.fx_graph.arguments import set_argument
 from getac.training.checkpoint import load, save
+from getac.training.quantizers import find_quantizers
 from getac.training.regenerating import regenerate
 from getac.training.saved_optimizer import load_optimizer
 from getac.training.state import state_of
@@ -336,3 +338,71 @@ def test_refuses_other_optimizers(tmp_path: Path) -> None:
     with_plan(lambda plan: plan["optimizer"].pop("state"))(path)
     with pytest.raises(BadInputError, match="damaged"):
         load_optimizer(optim.Adam(module.parameters()), path)
+
+
+def test_settings_of_groups_come_back(tmp_path: Path) -> None:
+    """Among them a rate that is a tensor, as compiled optimizers want it, and what a scheduler has noted."""
+
+    def made(module: fx.GraphModule, lr: float) -> tuple[Optimizer, optim.lr_scheduler.StepLR]:
+        weights = [p for p in module.parameters() if p.ndim > 1]
+        others = [p for p in module.parameters() if p.ndim <= 1]
+        groups = [{"params": weights}, {"params": others, "weight_decay": 0.0, "lr": torch.tensor(lr)}]
+        optimizer = optim.AdamW(groups, lr=lr, betas=(0.8, 0.99), foreach=False, capturable=False)
+        return optimizer, optim.lr_scheduler.StepLR(optimizer, 2)
+
+    module = captured(conv_net(), images())
+    optimizer, schedule = made(module, 0.01)
+    for seed in range(3):
+        steps(module, optimizer, 1, seed=seed)
+        schedule.step()
+    save(module, tmp_path / "a", optimizer)
+    again = load(conv_net(1), tmp_path / "a")
+    other, _ = made(again, 0.5)
+    load_optimizer(other, tmp_path / "a")
+    assert other.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert [group["lr"] for group in other.param_groups] == pytest.approx([0.001, 0.001])
+    assert other.param_groups[0]["betas"] == (0.8, 0.99)
+
+
+def test_bounds_of_bits_that_training_has_narrowed_come_back(tmp_path: Path) -> None:
+    module = quantized_module(conv_net(), images())
+    quantizer = next(one for one in find_quantizers(module) if one.of_weight)
+    set_argument(quantizer.node, "least_bits", 4.0)
+    set_argument(quantizer.node, "most_bits", 4.0)
+    module.recompile()
+    save(module, tmp_path / "a")
+    again = load(conv_net(1), tmp_path / "a")
+    assert [one.bits for one in find_quantizers(again)] == [one.bits for one in find_quantizers(module)]
+    assert torch.equal(again.eval()(images()), module.eval()(images()))
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
+def test_a_failure_while_writing_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    module = saved(tmp_path / "a")
+    before = (tmp_path / "a").read_bytes()
+
+    def fail(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr("getac.training.checkpoint_file.save_file", fail)
+    with pytest.raises(OutputError, match="cannot be written"):
+        save(module, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == before and os.listdir(tmp_path) == ["a"]
+
+
+class Rounded(ConvNet):
+    """The same tensors, another graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(torch.tanh(self.b(self.deep(self.a(x)))).mean((2, 3))))  # type: ignore[no-any-return]
+
+
+def test_refuses_a_model_that_computes_something_else(tmp_path: Path) -> None:
+    save(quantized_module(conv_net(), images()), tmp_path / "a")
+    with pytest.raises(BadInputError, match="captured as another graph") as error:
+        load(Rounded(), tmp_path / "a")
+    assert error.value.found is not None and error.value.found.startswith("no operation ")
+    assert error.value.required == f"ConvNet as it was prepared, under torch {torch.__version__}"

@@ -16,7 +16,7 @@ class Deep(nn.Module):
         self.first, self.second, self.third = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.sqrt(self.second(self.first(x).relu()).relu())  # its slope at 0 is infinite
+        y = torch.sqrt(self.second(self.first(x).relu()) * 0)  # its slope at 0 is infinite
         return self.third(y)  # type: ignore[no-any-return]
 
 
@@ -37,7 +37,8 @@ def test_finite_gradients_pass() -> None:
 def test_the_layer_that_backward_reached_first_is_named() -> None:
     module = trained(torch.randn(3, 4))
     bad = [name for name, p in module.named_parameters() if p.grad is not None and p.grad.isnan().any()]
-    assert any(name.startswith("first.") for name in bad) and not any(name.startswith("third.") for name in bad)
+    assert {name.partition(".")[0] for name in bad} >= {"first", "second"}
+    assert not any(name.startswith("third.") for name in bad)
     with pytest.raises(GetacError, match="a gradient is not finite") as caught:
         getac.check_gradients(module)
     where = str(caught.value.where)

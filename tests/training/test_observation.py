@@ -101,7 +101,7 @@ def test_batches_of_several_inputs(kind: str) -> None:
 def test_ranges_are_chosen_as_asked() -> None:
     torch.manual_seed(0)
     data = torch.randn(1000, 4)
-    data[0, 0] = 100.0  # an outlier
+    data[0, 0] = 8.0  # an outlier
     at = {
         (ranges, bits): quantizers([data], ranges=ranges, activation_bits=bits, overrides={"x": bits})[
             "x_quantizer"
@@ -109,9 +109,9 @@ def test_ranges_are_chosen_as_asked() -> None:
         for ranges in ("auto", "minmax", "mse", "percentile")
         for bits in (4, 8)
     }
-    assert at["minmax", 4] == at["minmax", 8] == at["auto", 8] == 100.0
-    assert at["auto", 4] == at["mse", 4] < 20 and at["mse", 8] > at["mse", 4]
-    assert at["percentile", 8] <= 100.0
+    assert at["minmax", 4] == at["minmax", 8] == at["auto", 8] == 8.0
+    assert at["auto", 4] == at["mse", 4] < 4 < at["mse", 8]
+    assert 3 < at["percentile", 8] < 8.0
 
 
 def test_the_least_squared_error_is_that_of_the_symmetric_lattice() -> None:
