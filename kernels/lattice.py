@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Bits", "Lattice", "lattice", "number"]
+__all__ = ["Bits", "Lattice", "lattice", "number", "through_bounds"]
 
 LEAST = 1e-12  # of q_m: the smallest that keeps 1 / d^2 finite in float32
 GREATEST = 1e15  # of q_m, q_m^t and its slope: their products with gradients stay finite too
@@ -69,7 +69,9 @@ class Lattice(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Lattice:
         """Changes what there is one of per index of an axis."""
-        return Lattice(*(change(one) if isinstance(one, Tensor) and one.ndim else one for one in self))
+        d, q_m = (change(one) if one.ndim else one for one in (self.d, self.q_m))
+        top = change(self.top) if isinstance(self.top, Tensor) and self.top.ndim else self.top
+        return Lattice(d, q_m, self.t, top)  # there is one exponent for all
 
 
 def lattice(d: Tensor, q_m: Tensor, t: Tensor | None, bits: Bits) -> Lattice:
@@ -89,11 +91,29 @@ def lattice(d: Tensor, q_m: Tensor, t: Tensor | None, bits: Bits) -> Lattice:
     if bits.fixed:
         return on._replace(d=finest)
     step = torch.minimum(torch.maximum(d, finest), reach / bits.top(bits.least))
-    top = reach / step
-    known = number(top)
-    return on._replace(d=step, top=top if known is None else known)
+    return on._replace(d=step, top=reach / step)
 
 
 def number(parameter: Tensor) -> float | None:
     """A parameter as a number, where nobody has to wait for a device to know it."""
-    return parameter.item() if type(parameter) in (Tensor, torch.nn.Parameter) and parameter.ndim == 0 and parameter.device.type == "cpu" else None
+    return parameter.item() if parameter.ndim == 0 and parameter.device.type == "cpu" else None
+
+
+def through_bounds(
+    d: Tensor, on: Lattice, bits: Bits, to_d: Tensor, to_top: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients to d, to q_m, and to q_m^t by way of the bounds, which set d = q_m^t / top.
+
+    Args:
+        d: The step as given.
+        on: The lattice that came of it.
+        bits: Its bounds.
+        to_d: The gradient to the step that is used.
+        to_top: The gradient to q_m^t with that step held, times top.
+    """
+    if bits.fixed:
+        from_d, to_d = to_d / on.top, torch.zeros_like(d)
+    else:
+        bounded = d != on.d
+        from_d, to_d = to_d.where(bounded, 0) / on.top, to_d.masked_fill(bounded, 0)
+    return to_d, (to_top / on.top + from_d) * on.slope(), from_d

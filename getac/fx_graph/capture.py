@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import fx, nn
 from torch.export import Dim
+from torch.utils import _pytree as pytree
 from torch.utils import _pytree
 
 from getac.errors import UnsupportedModelError
@@ -49,7 +50,8 @@ def capture(
     try:
         if not model.training:
             model.train()  # what is in evaluation mode inside of a model in training is frozen on purpose
-        exported = export(model, tuple(args), dict(kwargs or {}), dynamic_batch)
+        args, kwargs = each_its_own((tuple(args), dict(kwargs or {})))
+        exported = export(model, args, kwargs, dynamic_batch)
     finally:
         for part, training in modes.items():
             part.training = training
@@ -77,6 +79,19 @@ def warn_of_single_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> No
             " or more, or say dynamic_batch=False",
             stacklevel=3,
         )
+
+
+def each_its_own(inputs: Any) -> Any:
+    """The inputs with no tensor twice: torch.export takes two that are one object for one input."""
+    seen: set[int] = set()
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) in seen:
+            return tensor.clone()
+        seen.add(id(tensor))
+        return tensor
+
+    return pytree.tree_map_only(torch.Tensor, own, inputs)
 
 
 def export(

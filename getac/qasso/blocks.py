@@ -23,7 +23,8 @@ def steps_of(count: int, multiple: int, minimum: int) -> Integers:
     """How many units go at a time, from `count` on, to stay at multiples and not below the minimum."""
     least = -(-minimum // multiple) * multiple
     lower = range((count - 1) // multiple * multiple, least - 1, -multiple)
-    return -np.diff(np.array([count, *lower], dtype=np.int64))
+    counts: Integers = np.array([count, *lower], dtype=np.int64)
+    return counts[:-1] - counts[1:]
 
 
 def reachable(steps: Sequence[Integers], limit: int) -> int:
@@ -126,7 +127,8 @@ def least_salient(blocks: Blocks, amount: int) -> list[int]:
     """Blocks by score, while they fit; a class of which one did not fit is done."""
     order = np.argsort(blocks.scores, kind="stable")
     fit = int(np.searchsorted(np.cumsum(blocks.sizes[order]), amount, side="right"))
-    chosen, left = order[:fit].tolist(), amount - int(blocks.sizes[order[:fit]].sum())
+    chosen: list[int] = order[:fit].tolist()
+    left = amount - int(blocks.sizes[chosen].sum())
     done: set[int] = set()
     for block in order[fit:].tolist():
         if left == 0:

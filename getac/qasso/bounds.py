@@ -52,13 +52,15 @@ class FallingBounds:
         for name, start in self.starts.items():
             schedule.check_reduction(start, self.targets[name][1], self.reduction)
 
-    def set(self, module: fx.GraphModule, schedule: Schedule, step: int) -> None:
-        """Writes the bounds of a step into the graph."""
+    def set(self, module: fx.GraphModule, schedule: Schedule, step: int) -> bool:
+        """Writes the bounds of a step into the graph; returns whether that changed it."""
         quantizers = find_quantizers(module)
         bits = {}
         for one in quantizers:
             least, target = self.targets[one.name]
             most = schedule.most_bits(step, self.starts[one.name], target, self.reduction)
             bits[one.name] = Bits(one.bits.signed, least, most)
-        if any(bits[one.name] != one.bits for one in quantizers):
-            set_bits(module, quantizers, bits)
+        if all(bits[one.name] == one.bits for one in quantizers):
+            return False
+        set_bits(module, quantizers, bits)
+        return True

@@ -129,9 +129,7 @@ def choose_units(
         Their numbers in rising order, on the table's device.
     """
     out = np.zeros(table.size, dtype=np.bool_) if gone is None else gone.cpu().numpy()
-    live = [
-        np.flatnonzero(~out[table.units_of(i)]) + offset for i, offset in enumerate(table.offsets)
-    ]
+    live = [np.flatnonzero(~out[table.units_of(i)]) + offset for i, offset in enumerate(table.offsets)]
     known = multiples or {}
     blocks = Blocks.of(
         live,

@@ -13,7 +13,6 @@ from getac.axes.axis import Axis, Mask
 from getac.axes.costs import meter_of
 from getac.axes.meter import Cost
 from getac.fx_graph.view import FxView
-from getac.qasso.projection import bits_of
 from getac.quantizer import Quantizer
 from getac.training.quantizers import PlacedQuantizer
 
@@ -56,7 +55,11 @@ def cost_of(analysis: Analysis, masks: Mapping[Axis, Mask], bits: Mapping[str, f
     """
     view = analysis.view
     assert isinstance(view, FxView)
-    records = {value: lattice_of(one, round(bits[one.name])) for value, one in view.quantizers.items()} if bits else {}
+    records = (
+        {value: lattice_of(one, round(bits[one.name])) for value, one in view.quantizers.items()}
+        if bits
+        else {}
+    )
     return meter_of(replace(analysis, quantizers=records), masks).total()
 
 
@@ -66,14 +69,15 @@ def lattice_of(quantizer: PlacedQuantizer, bits: int) -> Quantizer:
 
 
 def numbers_of_bits(quantizers: Sequence[PlacedQuantizer]) -> dict[str, float]:
-    """Name of a quantizer -> the mean over its steps, within its bounds; waits for the device once."""
+    """Name of a quantizer -> the mean over its steps; waits for the device once.
+
+    Counted on the lattice that is really used: in warm-up d may be anything.
+    """
     if not quantizers:
         return {}
-    means = torch.stack([bits_of(one).mean() for one in quantizers]).tolist()
-    return {
-        one.name: min(max(mean, one.bits.least), one.bits.most)
-        for one, mean in zip(quantizers, means, strict=True)
-    }
+    tops = [torch.as_tensor(one.lattice().top, device=one.d.device) for one in quantizers]
+    means = torch.stack([top.double().add(1).log2().mean() for top in tops]).tolist()
+    return {one.name: mean + one.bits.signed for one, mean in zip(quantizers, means, strict=True)}
 
 
 def mean_of(bits: Mapping[str, float], quantizers: Sequence[PlacedQuantizer], weights: bool) -> float | None:

@@ -1,30 +1,308 @@
 """QASSO, the quantization-aware structured sparse optimizer (arXiv 2502.16638, section 5).
 
-    warm-up      the base optimizer on everything
-    projection   the same, then the steps d of all quantizers are projected: b_l <= b <= b_u, and b_u falls
-    joint        likewise; in each period, the least important units are forgotten until they are zero
-    cool-down    numbers of bits are whole and fixed; what is left trains on
+warm-up      the base optimizer on everything
+projection   the same, then the steps d of all quantizers are projected: b_l <= b <= b_u, and b_u falls
+joint        likewise; in each period, the least important units are forgotten until they are zero
+cool-down    numbers of bits are whole and fixed; what is left trains on
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx
 from torch.optim import Optimizer
 
-from getac.errors import BadInputError, GetacError, OptionError
-from getac.qasso.bounds import rounded_bits, set_bounds, target_bounds
-from getac.qasso.metrics import Metrics, cost_of, mean_bits_of
+from getac.axes.axis import Axis, Mask
+from getac.errors import BadInputError, OptionError
+from getac.qasso.bounds import FallingBounds
+from getac.qasso.finite import check_finite
+from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
+from getac.qasso.metrics import Metrics, cost_of, mean_of, numbers_of_bits
+from getac.qasso.position import Position, no_units
+from getac.qasso.projection import Projection, fix_bits
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Moment, Schedule, Stage
 from getac.qasso.units import UnitTable
 from getac.qasso.variants import base_optimizer, check_own
-from getac.training.gradients import check_gradients
 from getac.training.quantizers import find_quantizers
 from getac.training.regenerating import regenerate
 from getac.training.state import state_of
 
 __all__ = ["QASSO"]
+
+Removal = Literal["period", "end", "never"]
+KEY = "qasso"
+QUANTIZER_SHARE = 0.01  # of the learning rate: steps d are as small as the integers are many
+
+
+class QASSO(Optimizer):
+    """Trains a prepared module until it is sparse and its numbers of bits are whole.
+
+    It is used like any optimizer of torch: with schedulers of the learning rate, clipping, closures, several
+    groups of parameters, gradient scalers and gradients that add up. A step that a scaler skips does not
+    count. `state_dict` holds all that a resumed training needs.
+
+    Args:
+        module: From `getac.prepare` or `getac.GETA`; it changes in place.
+        params: Parameters, or groups of them as torch takes them; None: all of the module. Those of
+            quantizers make a group of their own, the last, without weight decay.
+        schedule: How many steps each stage has.
+        pruning: Which units become redundant; None: half of them.
+        variant: The base: "sgd", "adam" or "adamw".
+        lr: The learning rate.
+        quantizer_lr: That of d, q_m and t; None: a hundredth of lr.
+        bit_reduction: By how many bits the upper bound falls after each projection period: b_r of the paper;
+            None: evenly.
+        constants: beta, eta and xi of the paper.
+        removal: When zero units leave the graph: after each joint "period", at the "end" of the joint
+            stage, or "never", which leaves it to `construct_subnet`.
+        check_every: In which steps gradients are checked to be finite, which waits for the device: every
+            step, every second, ...; 0: never.
+        options: Arguments of the base optimizer: momentum, weight_decay, betas, foreach, ...
+
+    Raises:
+        OptionError: Options outside of their domains, or that contradict each other.
+        BadInputError: The module was not prepared; the sparsity cannot be reached.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        params: Iterable[Any] | None = None,
+        *,
+        schedule: Schedule,
+        pruning: Pruning | None = None,
+        variant: str = "adamw",
+        lr: float = 1e-3,
+        quantizer_lr: float | None = None,
+        bit_reduction: float | None = None,
+        constants: JointConstants | None = None,
+        removal: Removal = "period",
+        check_every: int = 1,
+        **options: Any,
+    ) -> None:
+        state_of(module)  # it was prepared
+        check_removal(removal)
+        self.module, self.schedule, self.removal = module, schedule, removal
+        self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
+        self.check_every = check_every
+        rate = lr * QUANTIZER_SHARE if quantizer_lr is None else quantizer_lr
+        self.base = base_optimizer(module, variant, params, lr, rate, options)
+        super().__init__(self.base.param_groups, self.base.defaults)
+        self._share()
+        self.bounds = FallingBounds.of(module, bit_reduction)
+        self.bounds.check(schedule)
+        self._look()
+        goal = self.pruning.plan(self.table).reached if schedule.joint else 0
+        dense = cost_of(self.table.analysis, {}, None)
+        self.position = Position.start(self.table.size, goal, dense, self.table.device)
+
+    def _share(self) -> None:
+        """The base optimizer works on our groups and state, whoever replaced them."""
+        self.base.param_groups, self.base.state = self.param_groups, self.state
+
+    def _look(self) -> None:
+        """Reads the module anew, after its graph has changed."""
+        self.table: UnitTable = self.pruning.table(self.module)
+        self.projection = Projection.of(find_quantizers(self.module))
+        self._joint: JointUpdate | None = None
+        gone = (
+            self.position.gone.nonzero()[:, 0] if hasattr(self, "position") else no_units(self.table.device)
+        )
+        self._zero = ZeroUnits(self.table, gone)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; the parameters must be the module's."""
+        listed = param_group["params"]
+        listed = [listed] if isinstance(listed, Tensor) else list(listed)
+        check_own(self.module, listed)
+        super().add_param_group({**param_group, "params": listed})
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps were taken."""
+        return self.position.step
+
+    @property
+    def moment(self) -> Moment:
+        """Where the next step stands."""
+        return self.schedule.at(self.position.step)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of whatever stage the schedule is in.
+
+        Raises:
+            GetacError: A gradient is NaN or infinite; nothing was changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moment, step = self.moment, self.position.step
+        if self.check_every and step % self.check_every == 0:
+            check_finite(self.module, self._parameters(), step, moment.stage)
+        if step == 0:
+            self._begin(moment)
+        if moment.stage is Stage.JOINT:
+            self._forget(moment)
+        else:
+            self.base.step()
+        self._hold_zeros()
+        if moment.stage is not Stage.WARM_UP:
+            self.projection.apply()
+        self.position.step += 1
+        if moment.stage is Stage.JOINT and moment.is_last:
+            self._end_joint_period(moment)
+        if self.moment.is_first:
+            self._begin(self.moment)
+        return loss
+
+    def _hold_zeros(self) -> None:
+        if self.removal == "period":
+            return  # they leave as soon as they are zero
+        if self._zero is None:
+            self._zero = ZeroUnits(self.table, self.position.gone.nonzero()[:, 0])
+        self._zero.hold(self)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (one for group in self.param_groups for one in group["params"])
+
+    def _begin(self, moment: Moment) -> None:
+        """Sets the bounds of the numbers of bits that a period has."""
+        if moment.stage is Stage.COOL_DOWN:
+            self._fix_bits()
+        elif self.bounds.set(self.module, self.schedule, self.position.step):
+            self._look()
+            self.projection.apply()
+
+    def _forget(self, moment: Moment) -> None:
+        """The base optimizer's step, and one towards zero for redundant units."""
+        if moment.is_first:
+            self.position.redundant = self._next_redundant(moment)
+            self._joint = None
+        if self._joint is None:
+            self._joint = JointUpdate(self.table, self.position.redundant, self.constants)
+        held = self._joint.gather()
+        rates = {one: group["lr"] for group in self.param_groups for one in group["params"]}
+        self.base.step()
+        self._joint.apply(held, rates, moment.step_in_period, moment.period_length)
+
+    def _next_redundant(self, moment: Moment) -> Tensor:
+        """As many units as bring the zero ones to their share of the goal."""
+        position = self.position
+        share = (moment.period + 1) / self.schedule.joint_periods
+        zero = position.zero
+        amount, final = max(round(position.goal * share) - zero, 0), position.goal - zero
+        return self.pruning.choose(self.table, amount, final, position.gone)
+
+    def _end_joint_period(self, moment: Moment) -> None:
+        self.position.gone[self.position.redundant] = True
+        self.position.redundant = no_units(self.table.device)
+        is_end = moment.period == self.schedule.joint_periods - 1
+        if self.removal == "period" or (self.removal == "end" and is_end):
+            self._remove()
+        else:
+            self._look()
+
+    def _remove(self) -> None:
+        """Takes the zero units out of the graph, of the parameters, and of what is kept of these."""
+        gone = self.position.gone
+        self.position.removed += int(gone.sum())
+        regenerate(self.module, self.table.keep(gone.nonzero()[:, 0]), self, self.pruning.wishes)
+        self.position.gone = gone.new_zeros(0)
+        self._look()
+        self.position.gone = gone.new_zeros(self.table.size)
+
+    def _fix_bits(self) -> None:
+        """Rounds the numbers of bits, which then stay."""
+        if not self.position.bits_fixed:
+            self.bounds.set(self.module, self.schedule, self.schedule.total)
+            self._look()
+            self.projection.apply()
+            fix_bits(self.module, find_quantizers(self.module))
+            self.position.bits_fixed = True
+            self._look()
+
+    def finish(self) -> None:
+        """Removes units that are zero and still there, and fixes numbers of bits that are not fixed yet."""
+        if self.position.gone.any():
+            self._remove()
+        self._fix_bits()
+
+    def metrics(self) -> Metrics:
+        """How the training stands; waits for the device."""
+        position, quantizers = self.position, find_quantizers(self.module)
+        bits = numbers_of_bits(quantizers)
+        cost = cost_of(self.table.analysis, self.table_masks(), bits)
+        return Metrics(
+            step=position.step,
+            stage=self.schedule.at(max(position.step - 1, 0)).stage.value,
+            sparsity=position.zero / position.units if position.units else 0.0,
+            units=position.units - position.zero,
+            weight_bits=mean_of(bits, quantizers, weights=True),
+            activation_bits=mean_of(bits, quantizers, weights=False),
+            parameters=cost.parameters / max(position.dense.parameters, 1),
+            macs=cost.macs / max(position.dense.macs, 1),
+            bops=cost.bops / max(position.dense.bops, 1),
+        )
+
+    def table_masks(self) -> dict[Axis, Mask]:
+        """The units that are zero and still there, as the analysis wants them."""
+        keep = self.table.keep(self.position.gone.nonzero()[:, 0])
+        return {one.atom: keep[one.name] for one in self.table.classes if one.name in keep}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with how far the training has come under "qasso": numbers, strings and tensors."""
+        bounds = {"starts": dict(self.bounds.starts), "targets": dict(self.bounds.targets)}
+        own = {"position": self.position.state(), "schedule": vars(self.schedule).copy(), **bounds}
+        return {**super().state_dict(), KEY: own}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Goes on where another run has stopped.
+
+        Args:
+            state_dict: From an optimizer that was made alike, for a module cut alike (`getac.load`).
+
+        Raises:
+            BadInputError: It is one of another optimizer, or of another schedule.
+        """
+        own = state_dict.get(KEY)
+        check_saved(own, self.schedule)
+        super().load_state_dict(dict(state_dict))
+        self._share()
+        targets = {name: (least, most) for name, (least, most) in own["targets"].items()}
+        self.bounds = replace(self.bounds, starts=own["starts"], targets=targets)
+        self.position = Position.of_state(own["position"], self.table.device)
+        self._look()
+
+
+def check_removal(removal: str) -> None:
+    if removal not in get_args(Removal):
+        raise OptionError(
+            "unknown time of removal",
+            where="removal",
+            required=", ".join(get_args(Removal)),
+            found=repr(removal),
+        )
+
+
+def check_saved(own: Any, schedule: Schedule) -> None:
+    if not isinstance(own, Mapping):
+        raise BadInputError(
+            "this is not the state of QASSO",
+            required="what state_dict() of a QASSO optimizer has returned",
+            hint="an optimizer of torch cannot be continued: its steps have no stage",
+        )
+    saved = Schedule(**own["schedule"])
+    if replace(saved, cool_down=0) != replace(schedule, cool_down=0):
+        raise BadInputError(
+            "the training was begun with another schedule",
+            required=f"the same stages\n{saved}",
+            found=f"\n{schedule}",
+            hint="make the optimizer as in the first run; only the cool-down may have another length",
+        )

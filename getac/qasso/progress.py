@@ -31,7 +31,9 @@ class LiveLine:
         self._optimizer = optimizer
         self._every = max(every, 1)
         console = console or Console(stderr=True)
-        self._live = Live(console=console, transient=False, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, transient=False, auto_refresh=False) if console.is_terminal else None
+        )
 
     def __enter__(self) -> LiveLine:
         if self._live is not None:

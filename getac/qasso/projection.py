@@ -48,19 +48,19 @@ class Projection:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Changes d where its bits are outside of their bounds, nothing else; NaN becomes the finest step."""
+        """Changes d where its bits are outside of their bounds, and nothing else."""
         if not self.quantizers:
             return
-        steps = [one.d for one in self.quantizers]
+        steps: list[Tensor] = [one.d for one in self.quantizers]
         reach = self.reach()
         finest = torch._foreach_div(reach, [one.bits.top(one.bits.most) for one in self.quantizers])
         coarsest = torch._foreach_div(reach, [one.bits.top(one.bits.least) for one in self.quantizers])
         torch._foreach_maximum_(steps, finest)
         torch._foreach_minimum_(steps, coarsest)
 
-    def reach(self) -> Sequence[Tensor]:
+    def reach(self) -> list[Tensor]:
         """q_m^t of each, cut as `reach_of` does it."""
-        reach = torch._foreach_clamp_min([one.q_m for one in self.quantizers], LEAST)
+        reach = list(torch._foreach_clamp_min([one.q_m for one in self.quantizers], LEAST))
         torch._foreach_clamp_max_(reach, GREATEST)
         if self.exponents is not None:
             powers = zip(reach, self.exponents, strict=True)

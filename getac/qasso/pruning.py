@@ -53,11 +53,17 @@ class Pruning:
         is_multiple = isinstance(self.align, Integral) and not isinstance(self.align, bool) and self.align > 0
         if self.align != "auto" and not is_multiple:
             required = "a whole number above 0, or auto"
-            raise OptionError("this is no alignment", where="align", required=required, found=repr(self.align))
+            raise OptionError(
+                "this is no alignment", where="align", required=required, found=repr(self.align)
+            )
+
+    @property
+    def wishes(self) -> Wishes:
+        return Wishes(tuple(self.keep), tuple(self.prune))
 
     def table(self, module: fx.GraphModule) -> UnitTable:
         """The units of a module as it is now."""
-        analysis = analyze_view(FxView(module), Wishes(tuple(self.keep), tuple(self.prune)))
+        analysis = analyze_view(FxView(module), self.wishes)
         check_globs(analysis, "keep", self.keep)
         check_globs(analysis, "prune", self.prune)
         return UnitTable.of(module, analysis)

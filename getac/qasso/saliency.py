@@ -147,17 +147,20 @@ def score_units(
 
 
 def check_scores(scores: object, table: UnitTable, saliency: str | Saliency) -> None:
-    where = f"the saliency {saliency if isinstance(saliency, str) else getattr(saliency, '__name__', saliency)}"
+    name = saliency if isinstance(saliency, str) else getattr(saliency, "__name__", "of the user")
     if not isinstance(scores, Tensor) or scores.shape != (table.size,):
-        found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-        required = f"a tensor of shape ({table.size},)"
-        raise BadInputError("a saliency is not one number per unit", where=where, found=found, required=required)
+        raise BadInputError(
+            "a saliency is not one number per unit",
+            where=f"the saliency {name}",
+            required=f"a tensor of shape ({table.size},)",
+            found=f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__,
+        )
     if scores.isnan().any():
-        named = {table.classes[i].name for i in table.class_of[scores.isnan()].unique().tolist()}
+        at = set(table.class_of[scores.isnan()].tolist())
         raise BadInputError(
             "a saliency is NaN",
-            where=where,
-            found=f"NaN in {', '.join(sorted(named))}",
+            where=f"the saliency {name}",
+            found=f"NaN in {', '.join(table.classes[i].name for i in sorted(at))}",
             hint="parameters or gradients are not finite: lower the learning rate",
         )
 

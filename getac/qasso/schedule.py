@@ -78,7 +78,9 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not is_whole(value) or value < 0:
-                raise OptionError("this is no number of steps", where=name, required="0 or more", found=repr(value))
+                raise OptionError(
+                    "this is no number of steps", where=name, required="0 or more", found=repr(value)
+                )
         for name in ("projection", "joint"):
             steps, periods = getattr(self, name), getattr(self, f"{name}_periods")
             if periods < 1 or 0 < steps < periods:

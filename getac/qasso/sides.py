@@ -60,7 +60,7 @@ def sides_of(analysis: Analysis) -> Sides:
         if not widened:
             break
         chosen |= widened
-    excluded = {name: BUFFER for name in failing} | {name: UNTRAINED for name in chosen if not chosen[name]}
+    excluded = dict.fromkeys(failing, BUFFER) | {name: UNTRAINED for name in chosen if not chosen[name]}
     return Sides({name: members for name, members in chosen.items() if name not in excluded}, excluded)
 
 
@@ -101,7 +101,7 @@ def producing_places(view: FxView) -> set[Place]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class ZeroedNumbers:
     """What stored tensors hold along a dimension when units are zero: see `getac.axes.slabs.Numbers`."""
 
@@ -126,9 +126,7 @@ def surviving(analysis: Analysis, chosen: Mapping[str, Collection[Member]]) -> s
     return {leaf for axis in axes for leaf in leaves(axis)} - analysis.inference.opened
 
 
-def slabs_of(
-    classes: Sequence[PruningClass], chosen: Mapping[str, Collection[Member]]
-) -> dict[Place, Slab]:
+def slabs_of(classes: Sequence[PruningClass], chosen: Mapping[str, Collection[Member]]) -> dict[Place, Slab]:
     """Zero at the indices of units that are zeroed there, unknown where a unit is not."""
     slabs: dict[Place, Slab] = {}
     for one in classes:

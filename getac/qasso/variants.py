@@ -55,7 +55,9 @@ def base_optimizer(
     try:
         return kind([group for group in groups if group["params"]], lr=lr, **options)
     except (TypeError, ValueError) as error:  # torch's own checks of its options
-        raise OptionError(f"torch.optim.{kind.__name__} does not take these options", found=str(error)) from error
+        raise OptionError(
+            f"torch.optim.{kind.__name__} does not take these options", found=str(error)
+        ) from error
 
 
 def weight_groups(module: fx.GraphModule, given: Sequence[Any]) -> list[dict[str, Any]]:

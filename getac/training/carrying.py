@@ -31,7 +31,7 @@ from getac.rules.rearrange import (
     Windows,
 )
 
-__all__ = ["dimension_before", "is_dropout", "picked_from", "rearranged_from", "rule_of"]
+__all__ = ["dimension_before", "is_copy", "is_dropout", "picked_from", "rearranged_from", "rule_of"]
 
 REARRANGING = (Reshape, Transpose, DepthToSpace, SpaceToDepth, ChannelShuffle)  # every entry, once
 SELECTING = (Expand, Slice, Split, Unbind, Gather, Index, Tile, RepeatInterleave, Windows)
@@ -43,7 +43,7 @@ def rule_of(node: fx.Node) -> Rule | None:
 
 
 def is_dropout(node: fx.Node) -> bool:
-    """Whether training sets entries to zero, or whole channels; it scales the others."""
+    """Whether training sets entries to zero, and scales the others; evaluation changes nothing."""
     return operator_name(node).removesuffix("_") in ("aten.dropout", "aten.feature_dropout")
 
 
@@ -64,9 +64,13 @@ def is_moved(node: fx.Node) -> bool:
 
 
 def rearranged_from(node: fx.Node) -> fx.Node | None:
-    """The operand that a node holds in another order or shape, or the maxima of; None of others."""
-    rearranges = isinstance(rule_of(node), REARRANGING) or is_moved(node) or is_copy(node)
-    return first_operand(node) if rearranges or is_maximum(node) else None
+    """The operand that a node holds in another order or shape, or the maxima of; None of others.
+
+    Behind a dropout the range in training would not be the one in evaluation: the quantizer is in front.
+    """
+    is_kind = (is_moved, is_copy, is_maximum, is_dropout)
+    rearranges = isinstance(rule_of(node), REARRANGING) or any(is_one(node) for is_one in is_kind)
+    return first_operand(node) if rearranges else None
 
 
 def picked_from(node: fx.Node) -> fx.Node | None:
@@ -93,10 +97,10 @@ def dimension_before(node: fx.Node, dimension: int | None) -> int | None:
         return rule.permutation[dimension]
     if isinstance(rule, Reshape):
         return same_place(x.meta["val"].shape, node.meta["val"].shape, dimension)
-    if isinstance(rule, Index) and rule.dimensions == (0,):
-        before = dimension - (node.meta["val"].ndim - x.meta["val"].ndim)
-        return before if before > 0 else None
-    return dimension if node.meta["val"].ndim == x.meta["val"].ndim else None
+    added = node.meta["val"].ndim - x.meta["val"].ndim
+    if isinstance(rule, Expand) or (isinstance(rule, Index) and rule.dimensions == (0,)):
+        return dimension - added if dimension >= max(added, isinstance(rule, Index) + added) else None
+    return dimension if added == 0 else None
 
 
 def same_place(before: tuple[int, ...], after: tuple[int, ...], dimension: int) -> int | None:

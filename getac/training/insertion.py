@@ -94,7 +94,8 @@ def insert_call(graph: fx.Graph, x: fx.Node, readers: Sequence[fx.Node], inserti
         parameters = [graph.get_attr(f"{insertion.name}.{one}") for one in ("d", "q_m", "t")]
         signed, least, most = insertion.bits
         arguments = (x, *parameters, insertion.axis, signed, float(least), float(most))
-        call = graph.call_function(torch.ops.getac.fake_quantize.default, arguments)
+        name = insertion.name.replace(".", "_")
+        call = graph.create_node("call_function", torch.ops.getac.fake_quantize.default, arguments, name=name)
     origin = before if x.op == "get_attr" else x
     call.meta = {key: origin.meta[key] for key in KEPT_META if key in origin.meta}
     call.meta["val"] = x.meta["val"]

@@ -112,7 +112,8 @@ def observed_maxima(
     """Name of a quantizer -> the magnitude that it should cover, from one pass over the data.
 
     The module runs in evaluation mode without gradients; per activation a few numbers or one histogram are
-    kept, however much data there is.
+    kept, however much data there is. Only a batch norm whose running statistics are still those of a new
+    one (mean 0, variance 1) normalises by the batch's: the ranges would mean nothing otherwise.
 
     Args:
         calls: The positional and the keyword inputs of each batch.
@@ -145,8 +146,18 @@ def with_observers(module: fx.GraphModule, estimators: Mapping[str, RangeEstimat
         if node.name in estimators:
             observer = Observer(node.name, estimators[node.name])
             call(observing, f"observer_of_{node.name}", observer, node, after)
+        if node.target is torch.ops.aten.batch_norm.default and is_new(module, node):
+            node.args = (*node.args[:3], None, None, True, *node.args[6:])
     observing.recompile()
     return observing.eval()
+
+
+def is_new(module: fx.GraphModule, norm: fx.Node) -> bool:
+    """Whether a batch norm has running statistics that have seen no batch."""
+    mean, variance = norm.args[3], norm.args[4]
+    if mean is None or variance is None or norm.args[5] is False:  # the last: frozen on purpose
+        return False
+    return bool((stored_value(module, mean) == 0).all() and (stored_value(module, variance) == 1).all())
 
 
 def call(module: fx.GraphModule, name: str, part: nn.Module, x: fx.Node, after: fx.Node) -> None:

@@ -90,7 +90,7 @@ def quantized_values(layers: Sequence[Layer]) -> list[fx.Node]:
     """The values that carry a quantizer, in the order of the graph."""
     wanted = {rearranged_value(x) for layer in layers for x in layer.inputs}
     results = (end_of(layer.node) for layer in layers if layer.is_convolution)
-    wanted |= {end for end in results if not is_output(end)}
+    wanted |= {rearranged_value(end) for end in results if not is_output(end)}
     return sorted(value for value in wanted if wanted.isdisjoint(sources(value)))
 
 
@@ -103,15 +103,16 @@ def rearranged_value(value: fx.Node) -> fx.Node:
 
 def end_of(convolution: fx.Node) -> fx.Node:
     """The result of the operators that are one kernel with the convolution: a norm, and a clipping."""
-    node, normed = convolution, False
-    while len(node.users) == 1:
-        (user,) = node.users
-        if isinstance(rule_of(user), BatchNorm) and not normed:
-            normed = True
-        elif not (clips(user) or is_dropout(user) or is_copy(user)):
-            break
+    node = convolution
+    if isinstance(rule_of(single_user(node) or node), BatchNorm):
+        node = next(iter(node.users))
+    while (user := single_user(node)) is not None and (clips(user) or is_dropout(user) or is_copy(user)):
         node = user
     return node
+
+
+def single_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def clips(node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from getac.axes.analysis import Analysis, analyze_view
 from getac.axes.axis import Axis, Mask
+from getac.axes.wishes import NO_WISHES, Wishes
 from getac.errors import BadInputError
 from getac.fx_graph.capture import is_captured
 from getac.fx_graph.slicing import FxEditor, cut_tensor
@@ -26,7 +27,10 @@ __all__ = ["regenerate"]
 
 
 def regenerate(
-    module: nn.Module, keep: Mapping[str, Any], optimizer: Optimizer | None = None
+    module: nn.Module,
+    keep: Mapping[str, Any],
+    optimizer: Optimizer | None = None,
+    wishes: Wishes = NO_WISHES,
 ) -> fx.GraphModule:
     """Removes units from a captured module in place, and from the optimizer that trains it.
 
@@ -40,6 +44,7 @@ def regenerate(
             indices. Classes that are not named stay whole. After a removal the classes are named anew.
         optimizer: The one whose state follows: moments, and whatever else it keeps per element. Its groups
             and learning rates stay as they are.
+        wishes: The globs that the analysis was given, which decide on the names of classes.
 
     Returns:
         The module itself.
@@ -56,7 +61,7 @@ def regenerate(
             hint="prepared = getac.prepare(model, example_inputs)",
         )
     view = FxView(module)
-    analysis = analyze_view(view)
+    analysis = analyze_view(view, wishes)
     masks = masks_of(analysis, keep)
     if not masks:
         return module
@@ -69,7 +74,7 @@ def regenerate(
         for tensor, dimensions in quantizers.items():
             cut_tensor(tensor, dimensions)
         cut_units(FxEditor(view), analysis, masks)
-    note(module, analysis, masks)
+    note(module, analysis, masks, wishes)
     return module
 
 
@@ -84,10 +89,10 @@ def quantizer_cuts(analysis: Analysis, masks: Mapping[Axis, Mask]) -> dict[Tenso
     return cuts
 
 
-def note(module: fx.GraphModule, analysis: Analysis, masks: Mapping[Axis, Mask]) -> None:
+def note(module: fx.GraphModule, analysis: Analysis, masks: Mapping[Axis, Mask], wishes: Wishes) -> None:
     """Adds the removal to what a prepared module remembers; a copy of the module may share the old list."""
     state = module.meta.get(KEY)
     if isinstance(state, TrainingState):
         classes = [one for one in analysis.classes if one.atom in masks]
-        removal = Removal({one.name: np.flatnonzero(masks[one.atom]).tolist() for one in classes})
+        removal = Removal({one.name: np.flatnonzero(masks[one.atom]).tolist() for one in classes}, wishes)
         module.meta[KEY] = replace(state, removals=[*state.removals, removal])

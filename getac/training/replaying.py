@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree
 
+from getac.axes.wishes import Wishes
 from getac.errors import BadInputError
 from getac.fx_graph.capture import capture
 from getac.kernels.fake_quantize import Bits
@@ -29,8 +30,15 @@ def read_state(checkpoint: Checkpoint, device: torch.device) -> TrainingState:
         Tensor, lambda one: one.to(device), (decode(plan["args"], read), decode(plan["kwargs"], read))
     )
     insertions = [read_insertion(**one) for one in plan["insertions"]]
-    removals = [Removal({name: list(one) for name, one in r["kept"].items()}) for r in plan["removals"]]
+    removals = [read_removal(**one) for one in plan["removals"]]
     return TrainingState(args, kwargs, bool(plan["dynamic_batch"]), insertions, removals, str(plan["model"]))
+
+
+def read_removal(
+    kept: Mapping[str, Sequence[int]], wishes: Mapping[str, Sequence[str]] | None = None
+) -> Removal:
+    globs = {name: tuple(map(str, one)) for name, one in (wishes or {}).items()}
+    return Removal({name: list(one) for name, one in kept.items()}, Wishes(**globs))
 
 
 def read_insertion(
@@ -51,7 +59,7 @@ def replay(model: nn.Module, state: TrainingState, checkpoint: Checkpoint) -> fx
     module.meta[KEY] = replace(state, removals=[])
     for removal in state.removals:
         try:
-            regenerate(module, removal.kept)
+            regenerate(module, removal.kept, wishes=removal.wishes)
         except BadInputError as error:
             raise other_code(checkpoint, state, f"{error.message} ({error.where or error.found})") from error
     return module

@@ -14,7 +14,7 @@ from getac.rules.parts import Concat, Gather, Slice, Split
 from getac.rules.pooling import Pad, Spatial
 from getac.rules.rearrange import Stack, Unbind
 from getac.rules.reduction import Reduction
-from getac.training.carrying import is_dropout, picked_from
+from getac.training.carrying import picked_from
 
 __all__ = ["non_negative_values"]
 
@@ -55,7 +55,7 @@ def keeps_sign(node: fx.Node, found: set[fx.Node]) -> bool:
     if call is None or OVERSHOOTING in name:
         return False
     keeps = isinstance(call.rule, KEEPING) or name in OF_OPERANDS.split()
-    if not keeps and not is_dropout(node) and picked_from(node) is None:
+    if not keeps and picked_from(node) is None:
         return False
     read = [one for one in call.operands if one is not None and not is_index(one)]
     return bool(read) and found.issuperset(read) and not has_negative_number(node)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx
 
+from getac.axes.wishes import NO_WISHES, Wishes
 from getac.errors import BadInputError
 from getac.kernels.fake_quantize import Bits
 
@@ -37,9 +38,15 @@ class Insertion:
 
 @dataclass(frozen=True)
 class Removal:
-    """One regeneration: class name -> the indices of the units that stayed, counted before it."""
+    """One regeneration.
+
+    Args:
+        kept: Class name -> the indices of the units that stayed, counted before it.
+        wishes: Those of the analysis that named the classes.
+    """
 
     kept: Mapping[str, Sequence[int]]
+    wishes: Wishes = NO_WISHES
 
 
 @dataclass
@@ -67,7 +74,7 @@ def state_of(module: fx.GraphModule) -> TrainingState:
     Raises:
         BadInputError: The module does not come from `getac.prepare`.
     """
-    state = getattr(module, "meta", {}).get(KEY)
+    state = module.meta.get(KEY) if isinstance(module, fx.GraphModule) else None
     if not isinstance(state, TrainingState):
         raise BadInputError(
             "this module was not prepared by getac",

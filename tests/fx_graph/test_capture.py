@@ -341,3 +341,13 @@ def test_blocks_leave_no_module_behind() -> None:
     assert {name for name, _ in module.named_modules()} == {"", "a", "b", "norm"}
     names = {node.target.__name__ for node in module.graph.nodes if node.op == "call_function"}
     assert not any(name.startswith("wrap") for name in names)
+
+
+def test_one_tensor_as_two_inputs_is_two_inputs() -> None:
+    class Difference(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x - y
+
+    x = torch.randn(2, 3)
+    module = capture(Difference(), (x, x))
+    torch.testing.assert_close(module(torch.full((2, 3), 3.0), torch.ones(2, 3)), torch.full((2, 3), 2.0))

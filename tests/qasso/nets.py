@@ -1,111 +1,90 @@
-"""Small quantized networks, and steps of training on data that the seed decides."""
+"""Small prepared networks, and the literal form of what the optimizer does to units."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from getac.qasso import projection
-from getac.qasso.bounds import widen
+from getac.analyzing import analyze
+from getac.fx_graph.capture import capture
+from getac.qasso.units import Entry, UnitTable
 from getac.training.preparing import prepare
-from getac.training.quantizers import find_quantizers
-
-
-class Small(nn.Module):
-    """Two convolutions with batch norms, one without, a residual, and a head."""
-
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.a, self.norm_a = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.b, self.norm_b = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.c, self.head = nn.Conv2d(width, 2 * width, 3), nn.Linear(2 * width, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm_a(self.a(x)))
-        h = F.relu(h + self.norm_b(self.b(h)))
-        return self.head(F.relu(self.c(h)).mean((2, 3)))  # type: ignore[no-any-return]
+from tests.training.nets import ConvNet, images, loss_of
+from tools.fx_law import randomize
 
 
 class Attention(nn.Module):
-    """One block: attention of four heads and an MLP, on vectors."""
+    """Heads and the dimensions of all heads overlap in every row of q, k and v."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.qkv, self.merge = nn.Linear(6, 16), nn.Linear(16, 48), nn.Linear(16, 16)
-        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 24), nn.Linear(24, 16)
-        self.head = nn.Linear(16, 5)
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(6, 12),
+            nn.Linear(6, 12),
+            nn.Linear(6, 12),
+            nn.Linear(12, 6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.embed(x)
-        b, t, _ = h.shape
-        q, k, v = self.qkv(self.norm(h)).view(b, t, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
-        h = h + self.merge(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, 16))
-        return self.head((h + self.down(F.gelu(self.up(h)))).mean(1))  # type: ignore[no-any-return]
+        b, t, _ = x.shape
+        q, k, v = (layer(x).view(b, t, 3, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, 12))  # type: ignore[no-any-return]
 
 
-def images(seed: int, batch: int = 4) -> Tensor:
-    return torch.randn(batch, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+def module_of(model: nn.Module, *args: Any, seed: int = 0) -> fx.GraphModule:
+    """Captured, without quantizers."""
+    randomize(model, seed)
+    return capture(model, args)
 
 
-def vectors(seed: int, batch: int = 4) -> Tensor:
-    return torch.randn(batch, 5, 6, generator=torch.Generator().manual_seed(seed))
+def table_of(module: fx.GraphModule) -> UnitTable:
+    return UnitTable.of(module, analyze(module))
 
 
-def model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return Small()
+def prepared(model: nn.Module | None = None, x: Tensor | None = None, **options: Any) -> fx.GraphModule:
+    """With quantizers of 4 to 8 bits, unless asked otherwise; a convolutional net by default."""
+    torch.manual_seed(0)
+    model = ConvNet(drop=0.0) if model is None else model
+    randomize(model, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return prepare(
+            model,
+            images() if x is None else x,
+            **({"weight_bits": (4, 8), "activation_bits": (4, 8)} | options),
+        )
 
 
-def prepared(seed: int = 0, start: float = 16) -> fx.GraphModule:
-    """Weights of 4 to 8 bits (8 at the ends), activations of 8, at 16 while it warms up."""
-    module = prepare(model(seed), (images(0),), weight_bits=(4, 8), activation_bits=8, calibration=[images(0)])
-    widen(module, start)
+def with_gradients(module: fx.GraphModule, x: Tensor | None = None) -> fx.GraphModule:
+    torch.manual_seed(1)
+    loss_of(module(images() if x is None else x)).backward()
     return module
 
 
-def prepared_attention(seed: int = 0, start: float = 16) -> fx.GraphModule:
-    torch.manual_seed(seed)
-    module = prepare(
-        Attention(), (vectors(0),), weight_bits=(4, 8), activation_bits=(6, 8), calibration=[vectors(0)]
-    )
-    widen(module, start)
-    return module
+def group(table: UnitTable, unit: int) -> Iterator[tuple[Entry, Tensor]]:
+    """Where one unit lies: each entry, and the mask of its numbers, looked up index by index."""
+    for entry in table.entries:
+        mask = torch.zeros_like(entry.parameter, dtype=torch.bool)
+        for layer in entry.owners.tolist():
+            for index, owner in enumerate(layer):
+                if owner == unit:
+                    mask.select(entry.dimension, index).fill_(True)
+        if mask.any():
+            yield entry, mask
 
 
-def train(
-    module: fx.GraphModule,
-    optimizer: Optimizer,
-    count: int,
-    first: int = 0,
-    inputs: Callable[[int], Tensor] = images,
-) -> list[float]:
-    """Steps number `first` and on; returns the losses."""
-    return list(losses(module, optimizer, count, first, inputs))
-
-
-def losses(
-    module: fx.GraphModule,
-    optimizer: Optimizer,
-    count: int,
-    first: int = 0,
-    inputs: Callable[[int], Tensor] = images,
-) -> Iterator[float]:
-    """The same one step at a time, for a look in between."""
-    module.train()
-    for step in range(first, first + count):
-        optimizer.zero_grad()
-        x = inputs(step)
-        target = (x.flatten(1).sum(1).abs() * 3).long() % 5
-        loss = F.cross_entropy(module(x), target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        yield loss.item()
-
-
-def bits_of(module: fx.GraphModule) -> dict[str, Tensor]:
-    """Name of a quantizer -> the numbers of bits of its steps, from its parameters alone."""
-    return {one.name: projection.bits_of(one) for one in find_quantizers(module)}
+def random_units(table: UnitTable, seed: int, share: float = 0.4) -> Tensor:
+    """Some units of every class, one at least, not all."""
+    rng = np.random.default_rng(seed)
+    counts = [min(max(round(share * one.size), 1), one.size - 1) for one in table.classes]
+    parts = [
+        rng.permutation(one.size)[:count] + offset
+        for one, offset, count in zip(table.classes, table.offsets, counts, strict=True)
+    ]
+    return torch.from_numpy(np.sort(np.concatenate(parts)))

@@ -1,4 +1,4 @@
-"""The schedule: stages and periods cover every step once, bounds fall to their target, nonsense is refused."""
+"""Stages and periods cover every step once, bounds fall to their target, nonsense is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base optimizers: in warm-up QASSO is torch's optimizer, and quantizers stand apart from weight decay."""
+"""Warm-up is torch's own optimizer to the bit, and weight decay leaves quantizers alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from getac.qasso.optimizer import QASSO
 from getac.qasso.schedule import Schedule
 from getac.qasso.variants import VARIANTS, base_optimizer, quantizer_parameters
 from getac.training.quantizers import find_quantizers
-from tests.qasso.nets import prepared, train
+from tests.qasso.runs import prepared, train
 
 WARM_UP = Schedule(200, 0, 1, 0, 1, 0)
 
@@ -49,9 +49,7 @@ def test_warm_up_is_torchs_optimizer_to_the_bit(variant: str, lr: float, options
 
 def test_weight_decay_never_touches_quantizers() -> None:
     module = prepared()
-    optimizer = QASSO(
-        module, variant="adamw", lr=0.1, quantizer_lr=0.1, schedule=WARM_UP, weight_decay=0.5
-    )
+    optimizer = QASSO(module, variant="adamw", lr=0.1, quantizer_lr=0.1, schedule=WARM_UP, weight_decay=0.5)
     before = {one.name: (one.d.clone(), one.q_m.clone()) for one in find_quantizers(module)}
     weight = module.get_parameter("head.weight")
     size = weight.norm().item()

@@ -233,9 +233,11 @@ def test_refuses_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_refuses_modules_that_were_not_prepared(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="not prepared"):
-        save(ConvNet(), tmp_path / "a")  # type: ignore[arg-type]
     module = saved(tmp_path / "a")
+    compiled: Any = torch.compile(module, backend="eager")  # under other names
+    for other in (ConvNet(), compiled):
+        with pytest.raises(BadInputError, match="not prepared"):
+            save(other, tmp_path / "a")
     with pytest.raises(BadInputError, match="into a new model"):
         load(module, tmp_path / "a")
 

@@ -52,6 +52,7 @@ def test_weights_start_at_their_maximum_per_channel() -> None:
 def test_activations_start_at_what_evaluation_saw_in_all_batches() -> None:
     """Without dropout, with running statistics, which calibration leaves alone."""
     model = net().train()
+    nn.init.normal_(model.norm.running_mean)
     before = model.norm.running_mean.clone()
     batches = [torch.randn(5, 4), 3 * torch.randn(7, 4), torch.randn(2, 4)]
     found = quantizers(iter(batches), model)
@@ -66,6 +67,19 @@ def test_activations_start_at_what_evaluation_saw_in_all_batches() -> None:
     assert found["linear_1_quantizer"].q_m.item() == pytest.approx(
         model.b(hidden).abs().max().item(), rel=1e-6
     )
+
+
+def test_a_norm_that_has_seen_no_batch_takes_the_statistics_of_the_data() -> None:
+    """A model that is about to be trained from the start: its running statistics mean nothing yet."""
+    model, batch = net().train(), 10 + 5 * torch.randn(64, 4)
+    found = quantizers([batch], model)
+    assert found["relu_quantizer"].q_m.item() == pytest.approx(
+        model.norm(model.a(batch)).relu().max().item(), rel=1e-5
+    )
+    frozen = net()
+    frozen.norm.eval()  # on purpose
+    expected = frozen.norm(frozen.a(batch)).relu().max().item()
+    assert quantizers([batch], frozen)["relu_quantizer"].q_m.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_one_pass_over_an_iterable_that_can_be_read_once() -> None:

@@ -15,7 +15,11 @@ pytest.importorskip("transformers")
 
 import getac  # noqa: E402
 from getac.axes.analysis import Analysis  # noqa: E402
+from getac.training.insertion import insert, plan_activations, plan_weights  # noqa: E402
+from getac.training.layers import find_layers  # noqa: E402
+from getac.training.observation import observed_maxima, weight_maxima  # noqa: E402
 from getac.training.quantizers import PlacedQuantizer, find_quantizers  # noqa: E402
+from getac.training.widths import Widths  # noqa: E402
 from tools.fx_law import difference, outputs_of, resized, tensors_of  # noqa: E402
 from tools.torch_zoo.example import Example  # noqa: E402
 from tools.torch_zoo.registry import TORCH_ZOO, example  # noqa: E402
@@ -26,7 +30,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A model, a copy of it that was captured, and another that was prepared with 8 bits."""
+    """A model in evaluation mode, captured, and prepared with 8 bits; all share their parameters."""
 
     given: Example
     captured: torch.fx.GraphModule
@@ -39,20 +43,20 @@ def case(name: str) -> Case:
     given = example(name)
     given.module.eval()
     expected = outputs_of(given.module, given.args, given.kwargs)
-    captured = getac.capture(copy.deepcopy(given.module), given.args, given.kwargs)
-    return Case(given, captured, prepared(given, 8), expected)
-
-
-def prepared(given: Example, bits: int) -> torch.fx.GraphModule:
+    captured = getac.capture(given.module, given.args, given.kwargs)
     batch = dict(given.kwargs) if given.kwargs else given.args
-    return getac.prepare(
-        copy.deepcopy(given.module),
-        given.args,
-        given.kwargs,
-        weight_bits=bits,
-        activation_bits=bits,
-        calibration=[batch],
-    )
+    prepared = getac.prepare(given.module, given.args, given.kwargs, calibration=[batch])
+    return Case(given, captured, prepared, expected)
+
+
+def with_sixteen_bits(one: Case) -> torch.fx.GraphModule:
+    """What prepare does with a captured module."""
+    module = copy.deepcopy(one.captured)
+    layers, widths = find_layers(module), Widths.read(16, 16, None)
+    weights, activations = plan_weights(module, layers, widths), plan_activations(module, layers, widths)
+    ranges = observed_maxima(module, activations, [(one.given.args, one.given.kwargs)])
+    insert(module, [*weights, *activations], weight_maxima(module, weights) | ranges)
+    return module
 
 
 def loss_of(module: torch.nn.Module, given: Example, seed: int = 0) -> torch.Tensor:
@@ -77,29 +81,29 @@ def assert_equal(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) ->
 @every_model
 def test_the_captured_model_trains_as_the_model(name: str) -> None:
     """The same gradients and running statistics, under the same names."""
-    given = example(name)
-    captured = getac.capture(copy.deepcopy(given.module), given.args, given.kwargs)
-    both = [given.module.train(), captured.train()]
-    for module in both:
-        loss_of(module, given).backward()
-    ours, theirs = dict(captured.named_parameters()), dict(given.module.named_parameters())
+    one = case(name)
+    model, captured = copy.deepcopy(one.given.module).train(), copy.deepcopy(one.captured).train()
+    for module in (model, captured):
+        loss_of(module, one.given).backward()  # type: ignore[no-untyped-call]
+    ours, theirs = dict(captured.named_parameters()), dict(model.named_parameters())
     assert list(ours) == list(theirs)
     for key, parameter in theirs.items():
         assert (parameter.grad is None) == (ours[key].grad is None), key
         if parameter.grad is not None:
             assert difference([parameter.grad], [ours[key].grad]) <= 1e-6, key
     buffers = dict(captured.named_buffers())
-    assert all(torch.equal(value, buffers[key]) for key, value in given.module.named_buffers())
+    assert all(torch.equal(value, buffers[key]) for key, value in model.named_buffers())
 
 
 @every_model
 def test_parameters_are_the_models_own(name: str) -> None:
-    given = example(name)
-    own = dict(given.module.named_parameters(remove_duplicate=False))
-    module = getac.prepare(given.module, given.args, given.kwargs, activation_bits=None)
-    after = dict(module.named_parameters(remove_duplicate=False))
-    assert all(after[key] is parameter for key, parameter in own.items())
-    added = {one.name for one in find_quantizers(module)}
+    one = case(name)
+    own = dict(one.given.module.named_parameters(remove_duplicate=False))
+    after = dict(one.prepared.named_parameters(remove_duplicate=False))
+    captured = dict(one.captured.named_parameters(remove_duplicate=False))
+    assert list(captured) == list(own)
+    assert all(captured[key] is after[key] is parameter for key, parameter in own.items())
+    added = {quantizer.name for quantizer in placed(one)}
     assert {key.rpartition(".")[0] for key in after.keys() - own.keys()} == added
 
 
@@ -112,8 +116,9 @@ def test_eight_bits_change_little(name: str) -> None:
 @every_model
 def test_sixteen_bits_change_next_to_nothing(name: str) -> None:
     one = case(name)
-    module = prepared(one.given, 16)
-    found = difference(one.float_outputs, outputs_of(module, one.given.args, one.given.kwargs))
+    found = difference(
+        one.float_outputs, outputs_of(with_sixteen_bits(one), one.given.args, one.given.kwargs)
+    )
     assert 0 < found < 1e-3
 
 

@@ -137,9 +137,9 @@ def test_other_types(dtype: torch.dtype) -> None:
     assert all(p.grad.dtype == dtype for p in module.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize(("in_place", "quantized"), [(False, True), (True, False)])
-def test_under_torch_compile(in_place: bool, quantized: bool) -> None:
-    """More often than the recompilations that torch.compile allows for one piece of code."""
+@pytest.mark.parametrize(("in_place", "quantized", "times"), [(False, True, 2), (True, False, 9)])
+def test_under_torch_compile(in_place: bool, quantized: bool, times: int) -> None:
+    """Nine times are more than torch.compile compiles one piece of code."""
     module = conv_net(quantized=quantized).eval()
     compiled: Any = module
     if in_place:
@@ -147,12 +147,12 @@ def test_under_torch_compile(in_place: bool, quantized: bool) -> None:
     else:
         compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     plain = fx.Interpreter(module)
-    for seed in range(9):
+    for seed in range(times):
         outputs = compiled(images(4))
         assert difference([outputs], [plain.run(images(4))]) <= 1e-5
         loss_of(outputs).backward()
         regenerate(module, some_units(module, seed, share=0.01))
-    assert module.get_parameter("b.weight").shape[:2] == (3, 1)
+    assert module.get_parameter("b.weight").shape[:2] == (12 - times, max(8 - times, 1))
 
 
 def test_the_training_goes_on_in_either_mode() -> None:

@@ -1,0 +1,62 @@
+"""How far a training has come: what of QASSO goes into a checkpoint beside the base optimizer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from getac.axes.meter import Cost
+
+__all__ = ["Position"]
+
+
+@dataclass
+class Position:
+    """How far a training has come.
+
+    Args:
+        step: How many steps are done.
+        units: How many there were at the start.
+        goal: How many of them go: K of the paper, as near as alignment lets it.
+        removed: How many are removed already.
+        redundant: The numbers of those that are being forgotten, in the table of the module as it is.
+        gone: Which are zero and not removed; bools, one per unit of the table.
+        bits_fixed: Whether numbers of bits are whole and fixed.
+        dense: What the module cost at the start, in floats.
+    """
+
+    step: int
+    units: int
+    goal: int
+    removed: int
+    redundant: Tensor
+    gone: Tensor
+    bits_fixed: bool
+    dense: Cost
+
+    @classmethod
+    def start(cls, units: int, goal: int, dense: Cost, device: torch.device) -> Position:
+        none, gone = no_units(device), torch.zeros(units, dtype=torch.bool, device=device)
+        return cls(0, units, goal, 0, none, gone, False, dense)
+
+    @property
+    def zero(self) -> int:
+        """How many units are removed, or zero."""
+        return self.removed + int(self.gone.sum())
+
+    def state(self) -> dict[str, Any]:
+        """Numbers and tensors, to be stored."""
+        return {**vars(self), "dense": asdict(self.dense)}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any], device: torch.device) -> Position:
+        on_device = {name: state[name].to(device) for name in ("redundant", "gone")}
+        return cls(**{**state, **on_device, "dense": Cost(**state["dense"])})
+
+
+def no_units(device: torch.device) -> Tensor:
+    return torch.empty(0, dtype=torch.long, device=device)
