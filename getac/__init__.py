@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from getac.fx_graph.capture import capture as capture
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
+    from getac.qasso.geta import GETA as GETA
+    from getac.qasso.optimizer import QASSO as QASSO
+    from getac.qasso.schedule import Schedule as Schedule
     from getac.report import Report as Report
     from getac.training.checkpoint import load as load
     from getac.training.checkpoint import save as save
@@ -26,9 +29,12 @@ if TYPE_CHECKING:
     from getac.training.saved_optimizer import load_optimizer as load_optimizer
 
 __all__ = [
+    "GETA",
+    "QASSO",
     "Analysis",
     "GetacError",
     "Report",
+    "Schedule",
     "analyze",
     "capture",
     "check_gradients",
@@ -51,7 +57,10 @@ _HOMES = {
     "prepare": "getac.training.preparing",
     "regenerate": "getac.training.regenerating",
     "save": "getac.training.checkpoint",
+    "GETA": "getac.qasso.geta",
+    "QASSO": "getac.qasso.optimizer",
     "Report": "getac.report",
+    "Schedule": "getac.qasso.schedule",
     "analyze": "getac.analyzing",
     "inspect": "getac.inspection",
     "lower": "getac.lowering",

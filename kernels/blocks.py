@@ -53,7 +53,9 @@ def cut(views: Sequence[Tensor], size: int) -> Iterator[Sequence[Tensor]]:
     size = max(size, 1)
     if len(views[0]) <= size or views[0].device.type != "cpu":
         return iter([views])
-    parts: Iterator[Sequence[Tensor]] = zip(*map(partial(torch.split, split_size_or_sections=size), views))
+    parts: Iterator[Sequence[Tensor]] = zip(
+        *map(partial(torch.split, split_size_or_sections=size), views), strict=True
+    )
     return parts
 
 

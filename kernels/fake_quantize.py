@@ -99,11 +99,10 @@ def pass_inside(grad: Tensor, u: Tensor, on: Lattice, signed: bool, out: Tensor,
     if isinstance(on.top, float):
         edge = on.top * (1 + 4 * eps)
         backward_of_clip(grad, u, -edge if signed else -tiny, edge, grad_input=out)
-        bound_(u, on, signed)
     else:
         beyond = bound_(spare.copy_(u), on, signed).sub_(u)
         backward_of_clip(grad, beyond, -tiny, tiny, grad_input=out)
-        bound_(u, on, signed)
+    bound_(u, on, signed)
 
 
 def wide(part: Tensor, spare: Tensor) -> Tensor:
@@ -126,10 +125,10 @@ def forward(
     if not x.numel():
         return result
     on, dtype = known(lattice(d, q_m, t, Bits(signed, least, most))), torch.promote_types(x.dtype, d.dtype)
-    scratch = Scratch(1, dtype)
+    scratch = Scratch(2, dtype)
     for here, (out, part) in blocks(on, in_memory_order(axis if d.ndim else None, result, x)):
-        u = out if out.dtype == dtype else scratch.like(out)[0]
-        quotient(wide(part, u), here, out=u)
+        u, v = (out, part) if x.dtype == dtype else scratch.like(out)
+        quotient(wide(part, v), here, out=u)
         bound_(u, here, signed).round_()
         torch.mul(u, here.d, out=u)
         if u is not out:
@@ -178,9 +177,7 @@ def slopes(
     pass_inside(grad, u, on, signed, inner, v)
     if rest:
         to_x.copy_(inner)
-    to_t = (
-        power_slope(grad, u, on, v) if exponent else torch.zeros(on.d.numel(), dtype=u.dtype, device=u.device)
-    )
+    to_t = power_slope(grad, u, on, v) if exponent else u.new_zeros(on.d.numel())
     to_d = summed(grad, torch.round(u, out=v).sub_(u), on.d)
     return to_d, summed(u, torch.sub(grad, inner, out=v), on.d), to_t
 
@@ -205,8 +202,7 @@ def total(parts: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 class FakeQuantize(torch.autograd.Function):
-    """Less work per call than what torch.library.register_autograd generates, which quantizes ten numbers in
-    twice the time."""
+    """The two operators as one; leaner than what torch.library.register_autograd would generate."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
@@ -218,8 +214,9 @@ class FakeQuantize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        op = torch.ops.getac.fake_quantize_backward.default
-        return *op(grad, *ctx.saved_tensors, *ctx.rest, ctx.needs_input_grad[3]), None, None, None, None
+        op, exponent = torch.ops.getac.fake_quantize_backward.default, ctx.needs_input_grad[3]
+        *grads, to_t = op(grad, *ctx.saved_tensors, *ctx.rest, exponent)
+        return *grads, to_t if exponent else None, None, None, None, None
 
 
 @torch.library.impl(library, "fake_quantize", "Autograd")

@@ -19,6 +19,7 @@ __all__ = ["Bits", "Lattice", "lattice", "number", "through_bounds"]
 
 LEAST = 1e-12  # of q_m: the smallest that keeps 1 / d^2 finite in float32
 GREATEST = 1e15  # of q_m, q_m^t and its slope: their products with gradients stay finite too
+VANISHING = 1e-30  # of q_m^t: a step remains that is no zero
 EXPONENTS = (1 / 16, 16.0)
 
 
@@ -61,7 +62,7 @@ class Lattice(NamedTuple):
 
     def reach(self) -> Tensor:
         """q_m^t"""
-        return self.q_m if self.t is None else self.q_m.pow(self.t).clamp(max=GREATEST)
+        return self.q_m if self.t is None else self.q_m.pow(self.t).clamp(VANISHING, GREATEST)
 
     def slope(self) -> Tensor | float:
         """d(q_m^t)/dq_m = t q_m^(t-1)"""

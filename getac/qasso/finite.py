@@ -30,7 +30,7 @@ def check_finite(module: nn.Module, params: Iterable[Tensor], step: int, stage: 
             f"a gradient is not finite in step {step} ({stage.value})",
             where=error.where,
             required=error.required,
-            found=f"{error.found}; nothing was changed, the module is as after step {step - 1}",
+            found=f"{error.found}; parameters and quantizers are as they were before the step",
             hint=error.hint,
         ) from error
 

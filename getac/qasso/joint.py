@@ -26,16 +26,16 @@ has clip = |x| and R = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from getac.qasso.moves import Held, Moves, Rates, hold, moves_of
-from getac.qasso.slots import Slots, bounds_of, write_step
-from getac.qasso.units import Rows, UnitTable
+from getac.qasso.pieces import Held, pieces_of
+from getac.qasso.slots import Slots, Steps
+from getac.qasso.units import UnitTable
 
 __all__ = ["JointConstants", "JointUpdate", "ZeroUnits"]
 
@@ -59,14 +59,47 @@ class JointConstants:
     eps: float = 1e-8
 
 
+Rates = float | Tensor | Mapping[nn.Parameter, float | Tensor]
+"""The learning rate alpha: one for all, or one for each parameter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What is known of the redundant rows before the base optimizer's step.
+
+    Args:
+        d: The step of each row, 1 without one; shape (rows of all pieces,).
+    """
+
+    held: Sequence[Held]
+    d: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """What the base step did to all redundant rows; shape (rows of all pieces,), in float64.
+
+    Args:
+        squares: alpha ||u||^2
+        with_clip: u . sgn(x) clip
+        clip_squares: ||clip||^2
+        with_residual: u . sgn(x) R, 0 where there is none.
+    """
+
+    squares: Tensor
+    with_clip: Tensor
+    clip_squares: Tensor
+    with_residual: Tensor
+
+
 class JointUpdate:
     """Forgets some units over one period. Costs are proportional to what these units own.
 
         update = JointUpdate(table, units)
         for step in range(steps):
-            held = update.gather()
+            before = update.gather()
             base.step()
-            update.apply(held, lr, step, steps)      exactly zero after the last one
+            update.apply(before, lr, step, steps)      exactly zero after the last one
 
     Args:
         units: The numbers of the redundant units.
@@ -74,78 +107,104 @@ class JointUpdate:
 
     def __init__(self, table: UnitTable, units: Tensor, constants: JointConstants | None = None) -> None:
         self.constants = constants or JointConstants()
-        self.count = len(units)
-        self.rows = table.rows(units)
-        self._slots = Slots.of(self.rows, table.device)
-        layers = max((len(one.owners) for one in self.rows), default=1)
-        padded = [pad(one.owners, layers, self.count) for one in self.rows]
-        self._owners = torch.cat(padded, 1) if padded else torch.zeros(1, 0, dtype=torch.long)
+        self._count = len(units)
+        self._pieces = pieces_of(table.rows(units))
+        self._sizes = [one.size for one in self._pieces]
+        self._slots = Slots(self._pieces, table.device)
+        rows = [one for piece in self._pieces for one in piece.rows]
+        layers = max((len(one.owners) for one in rows), default=1)
+        none = torch.zeros(layers, 0, dtype=torch.long, device=table.device)
+        self._owners = torch.cat([none, *(pad(one.owners, layers, self._count) for one in rows)], 1)
 
     @torch.no_grad()
-    def gather(self) -> list[Held]:
+    def gather(self) -> Before:
         """What is needed of the redundant rows, before the base optimizer's step."""
-        return [hold(one) for one in self.rows]
+        steps = self._slots.read()
+        d, top = self._slots.spread(steps.d, 1.0), self._slots.spread(steps.reach / steps.d)
+        parts = zip(self._pieces, self._split(d), self._split(top), strict=True)
+        return Before([piece.hold(*own) for piece, *own in parts], d)
 
     @torch.no_grad()
-    def apply(self, held: Sequence[Held], rates: Rates, step: int, steps: int) -> None:
+    def apply(self, before: Before, rates: Rates, step: int, steps: int) -> None:
         """Forgets, after the base optimizer's step.
 
         Args:
-            held: From `gather`.
+            before: From `gather`.
             rates: The learning rates of that step.
             step: k, from 0 on.
             steps: K.
         """
-        if not self.rows:
+        if not self._pieces:
             return
-        moves = moves_of(self.rows, held, rates)
-        finest, coarsest = bounds_of(self.rows, moves.squares.device)
+        moves, now = self._moves(before, rates), self._slots.read()
         gamma = self._gamma(moves, 1 / (steps - step))
-        gamma, d = self._settle(gamma, moves, finest, coarsest)
-        sizes = [len(one.index) for one in self.rows]
-        rates_of_rows = torch.split(self._of_row(gamma), sizes)
-        d_of_rows = torch.split(d, list(self._slots.counts))
-        for rows, before, rate, mine in zip(self.rows, held, rates_of_rows, d_of_rows, strict=True):
-            write_step(rows, mine)
-            if step + 1 == steps:
-                rows.fill(rows.entry.parameter)
-            else:
-                forget(rows, before, rate, mine)
+        gamma, d = self._settle(gamma, moves, now)
+        self._slots.write(d)
+        if step + 1 == steps:
+            for piece in self._pieces:
+                piece.fill()
+            return
+        rate = -self._of_row(gamma)
+        of_clip, of_residual = rate * before.d, rate * self._slots.spread(d, 1.0)
+        parts = zip(self._pieces, before.held, self._split(of_clip), self._split(of_residual), strict=True)
+        for piece, held, clip, residual in parts:
+            piece.add(scaled(held, clip, residual))
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        return torch.split(values, self._sizes)
+
+    def _moves(self, before: Before, rates: Rates) -> Moves:
+        """Sums over rows of what is alpha u = x_before - x_after; clip is v d."""
+        found = [move_of(piece.read(), held) for piece, held in zip(self._pieces, before.held, strict=True)]
+        norms, with_v, v_norms, with_residual = (
+            torch.cat(parts).double() for parts in zip(*found, strict=True)
+        )
+        per = self._per_rate(rates)
+        clip = v_norms * before.d
+        return Moves(norms.square() * per, with_v * before.d * per, clip.square(), with_residual * per)
+
+    def _per_rate(self, rates: Rates) -> Tensor:
+        """1 / alpha of each row; a rate of 0 has moved nothing."""
+        if isinstance(rates, Mapping):
+            rows = [one for piece in self._pieces for one in piece.rows]
+            each = [torch.as_tensor(rates[one.entry.parameter], dtype=torch.float64) for one in rows]
+            sizes = torch.tensor([len(one.index) for one in rows])
+            alpha = torch.stack(each).repeat_interleave(sizes.to(each[0].device))
+        else:
+            alpha = torch.as_tensor(rates, dtype=torch.float64)
+        return torch.where(alpha > 0, 1 / alpha, 0.0).to(self._owners.device)
 
     def _gamma(self, moves: Moves, ramp: float) -> Tensor:
         """gamma of each unit before the loop; shape (units + 1,), the last one of nobody."""
         eta, eps = self.constants.eta, self.constants.eps
-        squares, product, clip = (
-            self._of_unit(one) for one in (moves.squares, moves.with_clip, moves.clip_squares)
-        )
+        sums = (moves.squares, moves.with_clip, moves.clip_squares)
+        squares, product, clip = (self._of_unit(one) for one in sums)
         quotient = ((1 - eta) * squares / -product).nan_to_num(nan=ramp).clamp(max=1.0)
         gamma = torch.where(product < 0, quotient, ramp)
         gamma[-1] = 0.0
         return gamma.masked_fill(clip <= eps**2, 0.0)
 
-    def _settle(self, gamma: Tensor, moves: Moves, finest: Tensor, coarsest: Tensor) -> tuple[Tensor, Tensor]:
+    def _settle(self, gamma: Tensor, moves: Moves, now: Steps) -> tuple[Tensor, Tensor]:
         """Both after the loop, in closed form: with n rounds d is its first value / beta^n."""
         beta = self.constants.beta
-        first = self._d(gamma, moves, coarsest)
-        rounds = (first / finest).log().div(math.log(beta)).ceil().clamp(0, ROUNDS).nan_to_num(nan=0.0)
-        most = torch.zeros_like(gamma)
+        first = self._d(gamma, moves, now)
+        rounds = (first / now.finest).log().div(math.log(beta)).ceil().nan_to_num(nan=0.0).clamp(0, ROUNDS)
         each = self._slots.spread(rounds).expand_as(self._owners).reshape(-1)
-        most.scatter_reduce_(0, self._owners.reshape(-1), each, "amax")
+        most = torch.zeros_like(gamma).scatter_reduce_(0, self._owners.reshape(-1), each, "amax")
         gamma = gamma * beta**most
-        d = self._d(gamma, moves, coarsest)
-        return gamma, torch.minimum(torch.maximum(d, finest), coarsest)
+        return gamma, self._d(gamma, moves, now).clamp(now.finest, now.coarsest)
 
-    def _d(self, gamma: Tensor, moves: Moves, coarsest: Tensor) -> Tensor:
+    def _d(self, gamma: Tensor, moves: Moves, now: Steps) -> Tensor:
         """The step of each slot, for these gammas."""
         share = self.constants.xi * self.constants.eta
         slope = self._slots.total(self._of_row(gamma) * moves.with_residual.clamp(max=0))
         d = (share * self._slots.total(moves.squares) / -slope).nan_to_num(nan=torch.inf)
-        return torch.where(slope < 0, d, coarsest)
+        return torch.where(slope < 0, d, now.coarsest)
 
     def _of_unit(self, values: Tensor) -> Tensor:
         """The sum over each unit's rows; shape (units + 1,)."""
         each = values.expand_as(self._owners).reshape(-1)
-        return values.new_zeros(self.count + 1).index_add_(0, self._owners.reshape(-1), each)
+        return values.new_zeros(self._count + 1).index_add_(0, self._owners.reshape(-1), each)
 
     def _of_row(self, gamma: Tensor) -> Tensor:
         return gamma[self._owners].amax(0)
@@ -156,17 +215,21 @@ def pad(owners: Tensor, layers: int, none: int) -> Tensor:
     return torch.cat([owners, more])
 
 
-def forget(rows: Rows, before: Held, gamma: Tensor, d: Tensor) -> None:
-    """x <- x - gamma sgn(x) (clip + d R), with the new d where it belongs to the rows."""
-    entry, column = rows.entry, gamma.to(before.x.dtype)[:, None]
-    forgotten = before.v * before.d
-    if before.residual is not None:
-        step = d.to(before.x.dtype).expand(len(gamma))[:, None] if entry.steers else before.d
-        forgotten += before.residual * step
-    forgotten *= -column
-    others = [size for i, size in enumerate(entry.parameter.shape) if i != entry.dimension]
-    delta = forgotten.view(len(gamma), *others).movedim(0, entry.dimension)
-    entry.parameter.index_add_(entry.dimension, rows.index, delta.to(entry.parameter.dtype))
+def move_of(after: Tensor, held: Held) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """||alpha u||, alpha u . v, ||v|| and alpha u . sgn(x) R of each row."""
+    moved, norm = torch.sub(held.x, after, out=after), torch.linalg.vector_norm
+    norms, with_v = norm(moved, dim=1), torch.linalg.vecdot(moved, held.v)
+    residual = held.residual
+    with_residual = torch.zeros_like(norms) if residual is None else torch.linalg.vecdot(moved, residual)
+    return norms, with_v, norm(held.v, dim=1), with_residual
+
+
+def scaled(held: Held, of_clip: Tensor, of_residual: Tensor) -> Tensor:
+    """What is added to the rows: -gamma sgn(x) (clip + d R)."""
+    change = held.v * of_clip.to(held.v.dtype)[:, None]
+    if held.residual is not None:
+        change.addcmul_(held.residual, of_residual.to(held.v.dtype)[:, None])
+    return change
 
 
 class ZeroUnits:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from getac.axes.axis import Axis, Mask
 from getac.errors import BadInputError, OptionError
-from getac.qasso.bounds import FallingBounds
+from getac.qasso.bounds import FallingBounds, read_bounds, write_bounds
 from getac.qasso.finite import check_finite
 from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
 from getac.qasso.metrics import Metrics, cost_of, mean_of, numbers_of_bits
@@ -97,9 +97,14 @@ class QASSO(Optimizer):
         self.bounds = FallingBounds.of(module, bit_reduction)
         self.bounds.check(schedule)
         self._look()
-        goal = self.pruning.plan(self.table).reached if schedule.joint else 0
         dense = cost_of(self.table.analysis, {}, None)
-        self.position = Position.start(self.table.size, goal, dense, self.table.device)
+        self.position = Position.start(self.table.size, dense, self.table.device)
+        if not state_of(module).removals:  # otherwise it is being resumed, or the first step will tell
+            self._plan()
+
+    def _plan(self) -> None:
+        """Decides how many units go, while there is nothing to lose."""
+        self.position.goal = self.pruning.plan(self.table).reached if self.schedule.joint else 0
 
     def _share(self) -> None:
         """The base optimizer works on our groups and state, whoever replaced them."""
@@ -133,7 +138,7 @@ class QASSO(Optimizer):
         return self.schedule.at(self.position.step)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of whatever stage the schedule is in.
 
         Raises:
@@ -147,6 +152,7 @@ class QASSO(Optimizer):
         if self.check_every and step % self.check_every == 0:
             check_finite(self.module, self._parameters(), step, moment.stage)
         if step == 0:
+            self._plan()
             self._begin(moment)
         if moment.stage is Stage.JOINT:
             self._forget(moment)
@@ -258,11 +264,16 @@ class QASSO(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with how far the training has come under "qasso": numbers, strings and tensors."""
-        bounds = {"starts": dict(self.bounds.starts), "targets": dict(self.bounds.targets)}
-        own = {"position": self.position.state(), "schedule": vars(self.schedule).copy(), **bounds}
+        own = {
+            "position": self.position.state(),
+            "schedule": vars(self.schedule).copy(),
+            "starts": dict(self.bounds.starts),
+            "targets": dict(self.bounds.targets),
+            "bounds": read_bounds(self.module),
+        }
         return {**super().state_dict(), KEY: own}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on where another run has stopped.
 
         Args:
@@ -271,12 +282,11 @@ class QASSO(Optimizer):
         Raises:
             BadInputError: It is one of another optimizer, or of another schedule.
         """
-        own = state_dict.get(KEY)
-        check_saved(own, self.schedule)
+        own = saved_position(state_dict, self.schedule, self.table)
         super().load_state_dict(dict(state_dict))
         self._share()
-        targets = {name: (least, most) for name, (least, most) in own["targets"].items()}
-        self.bounds = replace(self.bounds, starts=own["starts"], targets=targets)
+        self.bounds = replace(self.bounds, starts=own["starts"], targets=own["targets"])
+        write_bounds(self.module, own["bounds"])
         self.position = Position.of_state(own["position"], self.table.device)
         self._look()
 
@@ -291,7 +301,9 @@ def check_removal(removal: str) -> None:
         )
 
 
-def check_saved(own: Any, schedule: Schedule) -> None:
+def saved_position(state_dict: Mapping[str, Any], schedule: Schedule, table: UnitTable) -> Mapping[str, Any]:
+    """What is QASSO's own in a state; raises BadInputError if it belongs to another training."""
+    own = state_dict.get(KEY)
     if not isinstance(own, Mapping):
         raise BadInputError(
             "this is not the state of QASSO",
@@ -306,3 +318,11 @@ def check_saved(own: Any, schedule: Schedule) -> None:
             found=f"\n{schedule}",
             hint="make the optimizer as in the first run; only the cool-down may have another length",
         )
+    if len(own["position"]["gone"]) != table.size:
+        raise BadInputError(
+            "the training was stored with another number of units",
+            required=f"a module with {len(own['position']['gone'])} units",
+            found=f"{table.size}",
+            hint="getac.load cuts a model as it was; give keep and prune as in the first run",
+        )
+    return own

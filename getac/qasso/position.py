@@ -39,9 +39,9 @@ class Position:
     dense: Cost
 
     @classmethod
-    def start(cls, units: int, goal: int, dense: Cost, device: torch.device) -> Position:
+    def start(cls, units: int, dense: Cost, device: torch.device) -> Position:
         none, gone = no_units(device), torch.zeros(units, dtype=torch.bool, device=device)
-        return cls(0, units, goal, 0, none, gone, False, dense)
+        return cls(0, units, 0, 0, none, gone, False, dense)
 
     @property
     def zero(self) -> int:

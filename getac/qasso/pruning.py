@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
 from torch import Tensor, fx
@@ -14,8 +13,9 @@ from getac.axes.axis import Axis
 from getac.axes.wishes import Wishes, check_globs
 from getac.errors import OptionError
 from getac.fx_graph.view import FxView
-from getac.qasso.choosing import Target, choose_units, multiples_of, plan_target
-from getac.qasso.saliency import Saliency, macs_of, score_units
+from getac.qasso.choosing import Target, choose_units, multiples_of, plan_target, unreachable
+from getac.qasso.saliency import SALIENCIES, Saliency, macs_of, score_units
+from getac.qasso.schedule import is_whole
 from getac.qasso.units import UnitTable
 
 __all__ = ["Pruning"]
@@ -50,12 +50,18 @@ class Pruning:
     minimum: int = 1
 
     def __post_init__(self) -> None:
-        is_multiple = isinstance(self.align, Integral) and not isinstance(self.align, bool) and self.align > 0
-        if self.align != "auto" and not is_multiple:
+        align: object = self.align
+        if align != "auto" and not (is_whole(align) and self.multiple):
             required = "a whole number above 0, or auto"
-            raise OptionError(
-                "this is no alignment", where="align", required=required, found=repr(self.align)
-            )
+            raise OptionError("this is no alignment", where="align", required=required, found=repr(align))
+        if not callable(self.saliency) and self.saliency not in SALIENCIES:
+            required = f"{', '.join(SALIENCIES)}, or a function"
+            raise OptionError("there is no such saliency", required=required, found=repr(self.saliency))
+
+    @property
+    def multiple(self) -> int | None:
+        """None: what each layer's kernel likes."""
+        return None if self.align == "auto" else max(int(self.align), 0)
 
     @property
     def wishes(self) -> Wishes:
@@ -69,7 +75,7 @@ class Pruning:
         return UnitTable.of(module, analysis)
 
     def multiples(self, table: UnitTable) -> Mapping[Axis, int]:
-        return multiples_of(table, None if self.align == "auto" else int(self.align))
+        return multiples_of(table, self.multiple)
 
     def plan(self, table: UnitTable) -> Target:
         """How many units go in the end: K of the paper.
@@ -77,6 +83,8 @@ class Pruning:
         Raises:
             GetacError: They cannot be reached; names the classes and what is frozen, and why.
         """
+        if self.sparsity and not table.size:
+            raise unreachable(table, self.sparsity, 1, 0)
         return plan_target(table, self.sparsity, self.multiples(table), self.minimum)
 
     def choose(self, table: UnitTable, amount: int, final: int, gone: Tensor) -> Tensor:
@@ -88,7 +96,7 @@ class Pruning:
             gone: Which units are zero already; shape (table.size,).
         """
         costs = macs_of(table) if self.cost == "macs" else self.cost
-        scores = score_units(table, self.saliency, costs)  # type: ignore[arg-type]
+        scores = score_units(table, self.saliency, costs)
         multiples = self.multiples(table)
         return choose_units(
             table, scores, amount, final, multiples=multiples, minimum=self.minimum, gone=gone

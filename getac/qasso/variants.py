@@ -15,7 +15,7 @@ from getac.training.quantizers import find_quantizers
 
 __all__ = ["VARIANTS", "base_optimizer", "names_of_parameters", "quantizer_parameters"]
 
-VARIANTS: Mapping[str, type[Optimizer]] = {
+VARIANTS: Mapping[str, type[Any]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -27,8 +27,8 @@ def base_optimizer(
     module: fx.GraphModule,
     variant: str,
     params: Iterable[Any] | None,
-    lr: float,
-    quantizer_lr: float,
+    lr: float | Tensor,
+    quantizer_lr: float | Tensor,
     options: Mapping[str, Any],
 ) -> Optimizer:
     """torch's optimizer on the parameters of a module; its last group are the quantizers'.
@@ -53,11 +53,12 @@ def base_optimizer(
     learned = [one for one in quantizer_parameters(module) if one.requires_grad]
     groups = [*weight_groups(module, given), {"params": learned, "lr": quantizer_lr, "weight_decay": 0.0}]
     try:
-        return kind([group for group in groups if group["params"]], lr=lr, **options)
+        base: Optimizer = kind([group for group in groups if group["params"]], lr=lr, **options)
     except (TypeError, ValueError) as error:  # torch's own checks of its options
         raise OptionError(
             f"torch.optim.{kind.__name__} does not take these options", found=str(error)
         ) from error
+    return base
 
 
 def weight_groups(module: fx.GraphModule, given: Sequence[Any]) -> list[dict[str, Any]]:
@@ -101,7 +102,7 @@ def names_of_parameters(module: fx.GraphModule) -> dict[Tensor, str]:
     return {parameter: name for name, parameter in module.named_parameters()}
 
 
-def check_rate(name: str, rate: float) -> None:
-    is_tensor = isinstance(rate, Tensor) and rate.numel() == 1
-    if not is_tensor and (not is_number(rate) or rate < 0):
+def check_rate(name: str, rate: float | Tensor) -> None:
+    number: object = rate.item() if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+    if not is_number(number) or rate < 0:
         raise OptionError("this is no learning rate", where=name, required="0 or more", found=repr(rate))

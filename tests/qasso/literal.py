@@ -51,7 +51,7 @@ class Forgotten:
 def channels_of(table: UnitTable, unit: int, before: Snapshot, alpha: float) -> list[Channel]:
     found = []
     for entry, mask in group(table, unit):
-        for index in mask.flatten(1).any(1).nonzero()[:, 0].tolist():
+        for index in mask.view(len(mask), -1).any(1).nonzero()[:, 0].tolist():
             assert entry.dimension == 0
             mine = torch.zeros_like(mask)
             mine[index] = mask[index]

@@ -65,9 +65,7 @@ def model(seed: int = 0) -> nn.Module:
 def prepared(seed: int = 0, start: float = 16) -> fx.GraphModule:
     """Weights of 4 to 8 bits (8 at the ends), activations of 8, at 16 while it warms up."""
     calibration = [images(0)]
-    module = prepare(
-        model(seed), images(0), weight_bits=(4, 8), activation_bits=8, calibration=calibration
-    )
+    module = prepare(model(seed), images(0), weight_bits=(4, 8), activation_bits=8, calibration=calibration)
     widen(module, start)
     return module
 

@@ -77,10 +77,12 @@ def test_equals_the_literal_form(seed: int, kind: type[Optimizer]) -> None:
     units = random_units(table, seed)
     update = JointUpdate(table, units, constants)
     rounds, gammas = 0, set()
+    Projection.of(find_quantizers(module)).apply()  # what was computed in float32
     for k in range(count):
         give_gradients(module, mixed_gradients, 10 * seed + k)
         held, before = update.gather(), snapshot(module)
         optimizer.step()
+        Projection.of(find_quantizers(module)).apply()
         other = copy.deepcopy(module)
         names = dict(other.named_parameters())
         translated = {names[name]: before[one] for name, one in module.named_parameters()}
@@ -153,11 +155,11 @@ def test_only_redundant_rows_and_their_steps_change() -> None:
         for entry, mask in group(table, unit):
             touched[id(entry.parameter)] |= mask
             if entry.quantizer is not None:
-                touched[id(entry.quantizer.d)] |= mask.flatten(1).any(1)
+                touched[id(entry.quantizer.d)] |= mask.view(len(mask), -1).any(1)
     for name, parameter in module.named_parameters():
         same = parameter == stepped[parameter]
         assert same[~touched[id(parameter)]].all(), name
-        if name.endswith("weight"):
+        if name.endswith("weight") and name != "head.weight":
             assert not same[touched[id(parameter)]].all(), name
 
 

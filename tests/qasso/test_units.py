@@ -203,7 +203,7 @@ def test_units_that_overlap_lie_in_two_layers() -> None:
     assert "out.weight" not in by_name
     for unit in range(table.size):  # rows() against the literal search
         rows = {one.entry.name: one for one in table.rows(torch.tensor([unit]))}
-        found = dict((entry.name, mask) for entry, mask in group(table, unit))
+        found = {entry.name: mask for entry, mask in group(table, unit)}
         assert rows.keys() == found.keys()
         for name, mask in found.items():
             filled = torch.ones_like(by_name[name].parameter)
