@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from getac.report import Report as Report
     from getac.training.checkpoint import load as load
     from getac.training.checkpoint import save as save
+    from getac.training.exporting import export as export
     from getac.training.gradients import check_gradients as check_gradients
     from getac.training.preparing import prepare as prepare
     from getac.training.regenerating import regenerate as regenerate
@@ -38,6 +39,7 @@ __all__ = [
     "analyze",
     "capture",
     "check_gradients",
+    "export",
     "inspect",
     "load",
     "load_optimizer",
@@ -52,6 +54,7 @@ _HOMES = {
     "GetacError": "getac.errors",
     "capture": "getac.fx_graph.capture",
     "check_gradients": "getac.training.gradients",
+    "export": "getac.training.exporting",
     "load": "getac.training.checkpoint",
     "load_optimizer": "getac.training.saved_optimizer",
     "prepare": "getac.training.preparing",

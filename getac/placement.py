@@ -91,7 +91,10 @@ def place_all_but(
 ) -> Placement:
     """The placement in which some nodes stay in floats, for want of data."""
     placement = Placement()
-    available: set[ir.Value | None] = set()  # first what a layer wants on integers
+    # What is quantized already, and what a layer wants on integers.
+    available: set[ir.Value | None] = {
+        value for value in quantizers if not is_stored(value) and not too_wide(value, quantizers)
+    }
     for node in graph:
         if is_layer(node):
             reason = UNCALIBRATED if node in excluded else why_not_integer(node, quantizers)

@@ -15,6 +15,7 @@ from getac.passes.matmul_to_gemm import MatMulToGemm
 from getac.passes.name_squeezed import NameSqueezed
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
+from getac.passes.remove_identities import RemoveIdentities
 from getac.passes.slice_units import SliceUnits
 from getac.passes.spell_quantizers import SpellQuantizers
 from getac.passes.split_sequences import SplitSequences
@@ -39,6 +40,7 @@ __all__ = [
     "QuantizeWeights",
     "Refusal",
     "RemoveDead",
+    "RemoveIdentities",
     "SliceUnits",
     "SpellQuantizers",
     "SplitSequences",
