@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from getac.axes.analysis import Analysis, PruningClass
 from getac.axes.axis import Axis, leaves, units
-from getac.rules.contraction import Convolution, Gemm, MatMul
+from getac.rules.contraction import Convolution, Gemm, Linear, MatMul
 
 __all__ = ["unit_multiples"]
 
@@ -50,7 +50,7 @@ def channel_axes(analysis: Analysis, integer: bool) -> Iterator[tuple[Axis, int]
                 if value in analysis.axes:  # not where the shape is unknown
                     axis = analysis.axes[value][1]
                     yield axis, convolution_multiple(rule, axis.size, integer)
-        elif isinstance(rule, Gemm | MatMul):
+        elif isinstance(rule, Gemm | Linear | MatMul):
             for axis in axes:
                 yield axis, LINEAR
 

@@ -14,11 +14,14 @@ import onnx_ir as ir
 from getac.axes.analysis import Analysis, analyze_view
 from getac.axes.wishes import Wishes, check_globs
 from getac.errors import UnsupportedModelError
+from getac.opening import prune_warnings
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["analyze"]
+    from getac.pipeline import State
+
+__all__ = ["analyze", "analyze_onnx"]
 
 
 def analyze(
@@ -41,41 +44,46 @@ def analyze(
         example_kwargs: Keyword inputs of a module.
         keep: Globs on parameter names: no unit of these parameters is removed.
         prune: Globs on parameter names: axes of these that are frozen only because statistics are taken
-            over them (layer norms, means) are opened. Masked then differs from sliced, with a warning.
+            over them (layer norms, means) are opened. Masked then differs from sliced, with a warning; so
+            does a glob that opens nothing warn, and one that a glob of `keep` goes before.
 
     Raises:
         BadInputError: The model cannot be read or captured, or a glob matches no parameter.
     """
     wishes = Wishes(tuple(keep), tuple(prune))
     if isinstance(model, str | os.PathLike | onnx.ModelProto | ir.Model):
-        analysis = analyze_onnx(model, wishes)
+        _, analysis = analyze_onnx(model, wishes)
     else:
         analysis = analyze_module(model, example_inputs, example_kwargs, wishes)
-    check_globs(analysis, "keep", keep)
-    check_globs(analysis, "prune", prune)
-    if analysis.opened:
-        names = ", ".join(f"{one.name} ({one.size} {one.role})" for one in analysis.opened)
-        warnings.warn(
-            f"opened on request although statistics are taken over them: {names};"
-            " removing units changes the statistics, so the sliced model is not the masked one",
-            stacklevel=2,
-        )
+    for warning in prune_warnings(analysis, wishes.prune):
+        warnings.warn(warning, stacklevel=2)
     return analysis
 
 
-def analyze_onnx(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model, wishes: Wishes) -> Analysis:
+def analyze_onnx(
+    model: str | os.PathLike[str] | onnx.ModelProto | ir.Model, wishes: Wishes
+) -> tuple[State, Analysis]:
+    """Runs the analysis passes on a copy of an ONNX model; raises as `analyze`."""
     from getac.onnx_graph.read import load
     from getac.passes import Pipeline, State, analysis_passes
 
     state = State(load(model).clone())
     Pipeline(analysis_passes(wishes)).run(state)
     assert state.analysis is not None
-    return state.analysis
+    return state, granted(state.analysis, wishes)
+
+
+def granted(analysis: Analysis, wishes: Wishes) -> Analysis:
+    """The analysis, if every glob matches a parameter."""
+    check_globs(analysis, "keep", wishes.keep)
+    check_globs(analysis, "prune", wishes.prune)
+    return analysis
 
 
 def analyze_module(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, wishes: Wishes
 ) -> Analysis:
+    """Captures a module and analyses it; raises as `analyze`."""
     torch = sys.modules.get("torch")  # whoever has a module has imported torch
     if torch is None or not isinstance(model, torch.nn.Module):
         raise UnsupportedModelError(
@@ -89,4 +97,4 @@ def analyze_module(
     module = model if is_captured(model) else capture(model, args, kwargs)
     view = FxView(module)
     rounded = {value: quantizer.record() for value, quantizer in view.quantizers.items()}
-    return analyze_view(view, wishes, rounded)
+    return granted(analyze_view(view, wishes, rounded), wishes)

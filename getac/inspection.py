@@ -12,11 +12,12 @@ import networkx as nx
 import onnx
 import onnx_ir as ir
 
+from getac.analyzing import analyze_onnx
 from getac.axes.analysis import FrozenAxis, Member, PruningClass
 from getac.axes.meter import Cost, LayerCost
-from getac.axes.wishes import Wishes, check_globs
-from getac.onnx_graph.read import load
-from getac.passes import Pipeline, Refusal, State, analysis_passes
+from getac.axes.wishes import Wishes
+from getac.opening import prune_warnings
+from getac.passes import Refusal
 from getac.plan import quantizer_entry
 
 __all__ = ["ClassEntry", "FrozenEntry", "Inspection", "MemberEntry", "inspect"]
@@ -39,6 +40,7 @@ class ClassEntry:
         role: What its units are called.
         module: Where its parameters lie.
         per_unit: What removing the first unit saves.
+        opened: Whether it is open on request alone: removing its units changes statistics over them.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ClassEntry:
     units: int
     per_unit: Cost
     members: Sequence[MemberEntry]
+    opened: bool
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Inspection:
         layers: Operators that multiply or read stored floats, in execution order.
         quantizers: Value -> its record.
         refusals: Pass -> what it left as it was; `infer-axes` lists the operators without a rule.
+        warnings: What came of `prune`: that masked then differs from sliced, or that nothing was opened.
     """
 
     source: str
@@ -80,6 +84,7 @@ class Inspection:
     frozen: Sequence[FrozenEntry]
     quantizers: Mapping[str, Mapping[str, Any]]
     refusals: Mapping[str, Sequence[Refusal]]
+    warnings: Sequence[str]
     network: nx.DiGraph = field(repr=False)
 
     def as_json(self) -> str:
@@ -104,28 +109,26 @@ def inspect(
     Raises:
         BadInputError: The model cannot be read, or a glob matches nothing.
     """
-    state = State(load(model).clone())
-    Pipeline(analysis_passes(Wishes(tuple(keep), tuple(prune)))).run(state)
-    analysis = state.analysis
-    assert analysis is not None
-    check_globs(analysis, "keep", keep)
-    check_globs(analysis, "prune", prune)
+    wishes = Wishes(tuple(keep), tuple(prune))
+    state, analysis = analyze_onnx(model, wishes)
+    opened = {one.name for one in analysis.opened}
     costs = analysis.costs
     return Inspection(
         source=os.fspath(model) if isinstance(model, str | os.PathLike) else "a model in memory",
         total=costs.total,
         prunable=costs.prunable,
         layers=costs.layers,
-        classes=[class_entry(one, costs.classes[one.name]) for one in analysis.classes],
+        classes=[class_entry(one, costs.classes[one.name], one.name in opened) for one in analysis.classes],
         frozen=[frozen_entry(one) for one in analysis.frozen],
         quantizers={str(value.name): quantizer_entry(q) for value, q in state.quantizers.items()},
         refusals=state.refusals,
+        warnings=prune_warnings(analysis, wishes.prune),
         network=analysis.graph,
     )
 
 
-def class_entry(one: PruningClass, per_unit: Cost) -> ClassEntry:
-    return ClassEntry(one.name, one.role, one.place, one.size, per_unit, member_entries(one.members))
+def class_entry(one: PruningClass, per_unit: Cost, opened: bool) -> ClassEntry:
+    return ClassEntry(one.name, one.role, one.place, one.size, per_unit, member_entries(one.members), opened)
 
 
 def frozen_entry(one: FrozenAxis) -> FrozenEntry:

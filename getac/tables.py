@@ -107,11 +107,13 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     one_line_each(classes)
     for one in inspection.classes:
         units, members = f"{one.units} {one.role}", member_list(one.members, one.module)
-        add_row(classes, one.name, units, *cost_cells(one.per_unit), members)
+        name = f"{one.name} (opened)" if one.opened else one.name
+        add_row(classes, name, units, *cost_cells(one.per_unit), members)
     frozen = plain_table("frozen", "why", "node", "members")
     for entry in inspection.frozen[:SHOWN_FROZEN]:
         add_row(frozen, str(entry.units), entry.reason, entry.node, member_list(entry.members))
-    parts: list[RenderableType] = [head, classes, frozen]
+    warnings = [Text(warning, style="yellow") for warning in inspection.warnings]
+    parts: list[RenderableType] = [head, *warnings, classes, frozen]
     hints = {entry.reason: entry.hint for entry in reversed(inspection.frozen)}  # the first of each reason
     parts.extend(Text(f"{reason}: {hint}", style="dim") for reason, hint in hints.items())
     if len(inspection.frozen) > SHOWN_FROZEN:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from getac.axes.reasons import Reason
     from getac.rules.base import Rule
 
 __all__ = ["Array", "GraphView", "NodeView"]
@@ -41,6 +42,11 @@ class NodeView(Protocol):
     @property
     def rule(self) -> Rule | None:
         """The rule that this node follows; None where there is none, which makes the node opaque."""
+        ...
+
+    @property
+    def refusal(self) -> Reason | None:
+        """Why the node follows no rule; None where it follows one."""
         ...
 
     @property

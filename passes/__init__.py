@@ -57,7 +57,8 @@ __all__ = [
 def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
     """From a model as it was read to its pruning classes."""
     return (
-        FoldQuantizers(),  # first: what is folded into a quantized weight must keep its integers
+        RemoveIdentities(),  # first: folding quantizers leaves Identities, which carry a record
+        FoldQuantizers(),  # early: what is folded into a quantized weight must keep its integers
         RemoveDead(),  # an unused branch would freeze what it touches
         InferShapes(),
         SplitSequences(),  # before constants are folded, so that what follows a split may fold

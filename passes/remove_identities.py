@@ -26,4 +26,7 @@ class RemoveIdentities:
     keeps: ClassVar[frozenset[Fact]] = frozenset()
 
     def run(self, state: State) -> None:
+        for node in state.model.graph.all_nodes():
+            if node.op_type == "Identity" and node.inputs[0] is not None:
+                node.outputs[0].shape = None  # the pass would merge shapes that exporters got wrong, and raise
         IdentityEliminationPass()(state.model)

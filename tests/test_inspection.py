@@ -117,3 +117,65 @@ def test_the_table_has_what_units_and_layers_cost():
     assert ["c0", "48", "MLP", "columns", "97", "388", "96", "98.3k"] in [line[:8] for line in lines]
     assert ["gemm_4", "32", "10", "330", "1.32k", "320", "328k", "Gemm"] in lines
     assert ["and", "30", "more", "layers;", "--json", "has", "all"] in lines
+
+
+def normalized(build):
+    """A layer norm over the 6 outputs of a layer."""
+    return build(
+        """(float[N,4] x) => (float[N,3] y) {
+            a = Gemm<transB=1>(x, first)
+            b = LayerNormalization(a, scale)
+            y = Gemm<transB=1>(b, last)
+        }""",
+        first=np.ones((6, 4), F32),
+        scale=np.ones(6, F32),
+        last=np.ones((3, 6), F32),
+    )
+
+
+def test_what_is_opened_on_request_is_marked_and_warned_of(build):
+    plain = inspect(normalized(build))
+    assert plain.classes == [] and plain.warnings == []
+    found = inspect(normalized(build), prune=["scale"])
+    assert [(one.units, one.opened) for one in found.classes] == [(6, True)]
+    assert len(found.warnings) == 1 and "the sliced model is not the masked one" in found.warnings[0]
+    assert json.loads(found.as_json())["classes"][0]["opened"] is True
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(inspection_tables(found))
+    assert "c0 (opened)  6" in capture.get() and "opened on request" in capture.get()
+    with pytest.warns(UserWarning) as seen:
+        getac.analyze(normalized(build), prune=["scale"])
+    assert [str(one.message) for one in seen] == found.warnings
+
+
+def test_classes_that_are_open_anyway_are_not_marked(build):
+    found = inspect(ZOO["mlp_gemm"](), prune=["*"])
+    assert not any(one.opened for one in found.classes)
+
+
+@pytest.mark.parametrize(
+    ("glob", "why"),
+    [("x_*", "it is frozen for another reason: a graph input (x)"), ("inner", "nothing is frozen there")],
+)
+def test_a_glob_that_opens_nothing_says_why(glob, why, build):
+    model = build(
+        """(float[N,4] x) => (float[N,3] y) {
+            a = Add(x, x_bias)
+            b = Gemm<transB=1>(a, first, inner)
+            c = Relu(b)
+            y = Gemm<transB=1>(c, last)
+        }""",
+        x_bias=np.ones(4, F32),
+        first=np.ones((6, 4), F32),
+        inner=np.ones(6, F32),
+        last=np.ones((3, 6), F32),
+    )
+    (warning,) = inspect(model, prune=[glob]).warnings
+    assert warning == f"the glob {glob!r} of prune opens nothing: {why}"
+
+
+def test_keep_goes_before_prune_and_says_so(build):
+    found = inspect(normalized(build), keep=["first"], prune=["*"])
+    assert found.classes == []
+    assert found.warnings == ["keep goes before prune: first and what is tied to it stay whole"]

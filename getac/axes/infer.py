@@ -155,7 +155,7 @@ def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Has
 def why_opaque(
     view: GraphView, node: NodeView, result: Inference, contents: Mapping[Hashable, Contents]
 ) -> Reason | None:
-    if node.rule is None:
+    if node.refusal is NO_RULE:
         return NO_RULE
     for value in node.inputs:
         if value is None:
@@ -167,7 +167,7 @@ def why_opaque(
     for value in node.outputs:
         if view.sizes(value) is None:
             return NO_OUTPUT_SHAPE.about(view.name_of(value))
-    return None
+    return node.refusal  # last: a shape that is not known is why arguments cannot be read
 
 
 def is_empty_list(view: GraphView, value: Hashable, contents: Mapping[Hashable, Contents]) -> bool:

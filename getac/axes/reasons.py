@@ -110,6 +110,14 @@ NOT_FINITE = Reason(
 
 RULE = "replace the operator, or write a rule for it (see CONTRIBUTING)"
 NO_RULE = Reason("no rule for this operator", RULE)
+NOT_FOLLOWED = Reason(
+    "arguments that are not followed: {}",
+    "write it by other operators, or with arguments that are numbers of the graph",
+)
+WRITES_VIEW = Reason(
+    "writes into a tensor that is read by another name, too",
+    "compute a new tensor (y = x + 1) in place of one that is written to (x.add_(1))",
+)
 SHAPES = "export with known shapes: fixed sizes, or a batch dimension alone that is open"
 NO_INPUT_SHAPE = Reason("the shape of its input {} is not known", SHAPES)
 NO_OUTPUT_SHAPE = Reason("the shape of its output {} is not known", SHAPES)

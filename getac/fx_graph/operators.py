@@ -1,15 +1,15 @@
 """Which rule each aten operator follows, and where its operands and arguments stand.
 
 To add an operator: write a function from `CallReader` to a `Call` (or reuse one) and name it in
-`OPERATORS`. A function that cannot normalise its call's arguments raises `NotConstant`; the node is then
-opaque, as one that is not in the table.
+`OPERATORS`. A function that cannot normalise its call's arguments raises `NotConstant`, and says why; the
+node is then opaque, as one that is not in the table.
 """
 
 from __future__ import annotations
 
 from torch import fx
 
-from getac.axes.reasons import COMPUTED_PLACE, RANGE, SOFTMAX, Reason
+from getac.axes.reasons import COMPUTED_PLACE, NO_RULE, NOT_FOLLOWED, RANGE, SOFTMAX, Reason
 from getac.fx_graph.call import Call, Maker, call, is_tensor, table, tensor_arguments
 from getac.fx_graph.rarer_operators import RARER_OPERATORS, SIZE_OPERATORS
 from getac.fx_graph.reader import CallReader, NotConstant, operator_name
@@ -23,7 +23,7 @@ from getac.rules.rearrange import Reordered
 from getac.rules.reduction import Reduction
 from getac.rules.source import Filled, Fresh, ShapeOf
 
-__all__ = ["OPERATORS", "call_of"]
+__all__ = ["OPERATORS", "call_of", "follow"]
 
 
 def elementwise(r: CallReader) -> Call:
@@ -64,7 +64,7 @@ def matmul(r: CallReader) -> Call:
 
 
 def addmm(r: CallReader) -> Call:
-    rule = Gemm(alpha=float(r.get("alpha", 1)), beta=float(r.get("beta", 1)))
+    rule = Gemm(alpha=r.real("alpha", 1), beta=r.real("beta", 1))
     return call(r, rule, "mat1", "mat2", "self")
 
 
@@ -352,13 +352,19 @@ OPERATORS: dict[str, Maker] = table(
 OPERATORS |= RARER_OPERATORS | SIZE_OPERATORS
 
 
-def call_of(node: fx.Node) -> Call | None:
-    """A call in normal form, None where there is no rule or its arguments cannot be normalised."""
+def follow(node: fx.Node) -> Call | Reason:
+    """A call in normal form; why not, where there is no rule or its arguments cannot be normalised."""
     name = operator_name(node)
     maker = OPERATORS.get(name) or OPERATORS.get(name.removesuffix("_"))  # in place: the same function
     if maker is None or node.op != "call_function":
-        return None
+        return NO_RULE
     try:
         return maker(CallReader(node))
-    except NotConstant:
-        return None
+    except NotConstant as error:
+        return NOT_FOLLOWED.about(error)
+
+
+def call_of(node: fx.Node) -> Call | None:
+    """A call in normal form; None where it follows no rule."""
+    found = follow(node)
+    return found if isinstance(found, Call) else None

@@ -23,7 +23,7 @@ from getac.rules.indexing import (
     ScatterElements,
     TopK,
 )
-from getac.rules.matmul_add import MatMulAdd
+from getac.rules.matmul_add import EinsumAdd, MatMulAdd
 from getac.rules.normalization import LayerNorm, Normalized
 from getac.rules.rearrange import (
     ChannelShuffle,
@@ -54,10 +54,18 @@ def attention(r: CallReader) -> Call:
     return call(r, rule, "query", "key", "value", "attn_mask", sites={"scale": "scale"})
 
 
-def batched_matmul_add(r: CallReader) -> Call:
-    if r.get("alpha", 1) != 1 or r.get("beta", 1) != 1:
-        raise NotConstant("scaled terms")
-    return call(r, MatMulAdd(), "batch1", "batch2", "self")
+def matmul_add(first: str, second: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        return call(r, MatMulAdd(r.real("beta", 1)), first, second, "self")
+
+    return make
+
+
+def einsum_add(a: str, b: str, result: str, first: str, second: str) -> Maker:
+    def make(r: CallReader) -> Call:
+        return call(r, EinsumAdd(Einsum((a, b), result), r.real("beta", 1)), first, second, "self")
+
+    return make
 
 
 def einsum(r: CallReader) -> Call:
@@ -294,7 +302,10 @@ def arithmetic(operation: str) -> Maker:
 RARER_OPERATORS: dict[str, Maker] = table(
     {
         attention: "scaled_dot_product_attention",
-        batched_matmul_add: "baddbmm",
+        matmul_add("batch1", "batch2"): "baddbmm",
+        matmul_add("mat", "vec"): "addmv",
+        einsum_add("bij", "bjk", "ik", "batch1", "batch2"): "addbmm",
+        einsum_add("i", "j", "ij", "vec1", "vec2"): "addr ger",
         einsum: "einsum",
         tensordot: "tensordot",
         cell(4, 2): "lstm_cell",

@@ -57,6 +57,12 @@ class CallReader:
             raise NotConstant(f"{name} is computed when the graph runs")
         return value
 
+    def real(self, name: str, default: float) -> float:
+        value = self.get(name, default)
+        if not isinstance(value, int | float):
+            raise NotConstant(f"{name} is computed when the graph runs")
+        return float(value)
+
     def integers(self, name: str) -> tuple[int, ...]:
         value = self.get(name)
         values = tuple(value) if isinstance(value, list | tuple) else (value,)

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from getac.axes.reasons import WRITES_VIEW, Reason
 from getac.fx_graph.aliasing import writes_what_others_read
 from getac.fx_graph.call import Call
 from getac.fx_graph.evaluate import evaluate
-from getac.fx_graph.operators import call_of
+from getac.fx_graph.operators import follow
 from getac.fx_graph.probe import Probe
 from getac.fx_graph.reader import CallReader, operator_name
 from getac.rules.base import Rule
@@ -52,6 +53,7 @@ class FxNode:
 
     node: fx.Node
     call: Call | None
+    refusal: Reason | None
     inputs: Sequence[Hashable | None] = field(repr=False)
     outputs: Sequence[Hashable] = field(repr=False)
     captured: Sequence[Hashable] = field(repr=False)
@@ -190,7 +192,8 @@ class FxView:
             self._values[node] = Result(source, position)
 
     def _node(self, node: fx.Node) -> FxNode:
-        call = None if writes_what_others_read(node) else call_of(node)
+        found = WRITES_VIEW if writes_what_others_read(node) else follow(node)
+        call, refusal = (found, None) if isinstance(found, Call) else (None, found)
         lists = self._lists(node, call) if call and call.lists else {}
         read = node.all_input_nodes
         operands = call.operands if call else read
@@ -200,7 +203,7 @@ class FxView:
         if lists and others:
             others -= {entry for entries in lists.values() for entry in entries if not isinstance(entry, int)}
         captured = [value for value in others if value is not None and value not in inputs]
-        return FxNode(node, call, inputs, self._results(node), captured, lists)
+        return FxNode(node, call, refusal, inputs, self._results(node), captured, lists)
 
     def _lists(self, node: fx.Node, call: Call) -> dict[int, Sequence[int | Hashable]]:
         arguments = CallReader(node).arguments

@@ -1,8 +1,8 @@
 """Which rule each ONNX operator follows, and where its arguments stand (default domain, opset 21).
 
 To add an operator: write a function from `NodeReader` to a rule (or reuse one) and name it in
-`OPERATORS`. A function that cannot normalise its node's arguments raises `NotConstant`; the node is then
-opaque, as one that is not in the table.
+`OPERATORS`. A function that cannot normalise its node's arguments raises `NotConstant`, and says why; the
+node is then opaque, as one that is not in the table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from getac.axes.reasons import CUMULATED, NO_EPSILON, SOFTMAX, VECTOR_NORM, Reason
+from getac.axes.reasons import CUMULATED, NO_EPSILON, NO_RULE, NOT_FOLLOWED, SOFTMAX, VECTOR_NORM, Reason
 from getac.onnx_graph.node_reader import NodeReader, NotConstant
 from getac.onnx_graph.rarer_operators import RARER_OPERATORS
 from getac.onnx_graph.shapes import Shapes
@@ -272,7 +272,7 @@ def table(makers: Mapping[Maker, str]) -> dict[str, Maker]:
 OPERATORS: dict[str, Maker] = table(
     {
         elementwise: """Abs Acos Acosh Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
-            BitwiseXor Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu 
+            BitwiseXor Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
             HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Max Mean Min Mish Mod Neg Not
             Or PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
             Sum Tan Tanh ThresholdedRelu Xor""",
@@ -326,12 +326,12 @@ OPERATORS: dict[str, Maker] = table(
 OPERATORS |= RARER_OPERATORS
 
 
-def rule_of(node: ir.Node, shapes: Shapes) -> Rule | None:
-    """The rule of a node, None where there is none or its arguments cannot be normalised."""
+def rule_of(node: ir.Node, shapes: Shapes) -> Rule | Reason:
+    """The rule of a node; why not, where there is none or its arguments cannot be normalised."""
     maker = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if maker is None:
-        return None
+        return NO_RULE
     try:
         return maker(NodeReader(node, shapes))
-    except NotConstant:
-        return None
+    except NotConstant as error:
+        return NOT_FOLLOWED.about(error)

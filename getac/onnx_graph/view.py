@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from getac.axes.reasons import Reason
 from getac.onnx_graph.operators import rule_of
 from getac.onnx_graph.shapes import Shapes, infer_shapes
 from getac.rules.base import Rule
@@ -29,7 +30,14 @@ class OnnxNode:
 
     node: ir.Node
     rule: Rule | None
+    refusal: Reason | None
     dtypes: Mapping[ir.Value, ir.DataType]
+
+    @classmethod
+    def of(cls, node: ir.Node, shapes: Shapes) -> OnnxNode:
+        found = rule_of(node, shapes)
+        is_rule = isinstance(found, Rule)
+        return cls(node, found if is_rule else None, None if is_rule else found, shapes.dtypes)
 
     @property
     def identity(self) -> Hashable:
@@ -137,7 +145,7 @@ class OnnxView:
         self.shapes = shapes
         self._sizes: dict[ir.Value, tuple[int, ...] | None] = {}  # what was asked for: it is asked for often
         self.nodes: Sequence[OnnxNode] = [
-            OnnxNode(node, rule_of(node, shapes), shapes.dtypes) for node in model.graph
+            OnnxNode.of(node, shapes) for node in model.graph
         ]
         self.inputs: Sequence[Hashable] = list(model.graph.inputs)
         self.outputs: Sequence[Hashable] = list(model.graph.outputs)

@@ -115,10 +115,7 @@ class QASSO(Optimizer):
         self.table: UnitTable = self.pruning.table(self.module)
         self.projection = Projection.of(find_quantizers(self.module))
         self._joint: JointUpdate | None = None
-        gone = (
-            self.position.gone.nonzero()[:, 0] if hasattr(self, "position") else no_units(self.table.device)
-        )
-        self._zero = ZeroUnits(self.table, gone)
+        self._zero: ZeroUnits | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the parameters must be the module's."""

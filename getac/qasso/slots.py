@@ -72,8 +72,8 @@ class Slots:
 
     def _exponents(self) -> Tensor:
         pairs = zip(self._pieces, self._quantizers(), strict=True)
-        parts = [quantizer.t.detach().view(1).expand(slots_in(piece)) for piece, quantizer in pairs]
-        return torch.cat(parts).to(self._most).clamp_(*EXPONENTS)
+        parts = [q.t.detach().to(self._most).view(1).expand(slots_in(piece)) for piece, q in pairs]
+        return torch.cat(parts).clamp_(*EXPONENTS)
 
     def write(self, d: Tensor) -> None:
         parts = torch.split(d, [count for count in self.counts if count])

@@ -194,8 +194,10 @@ class Gemm(Rule):
             return [(UNKNOWN, output_slab(c, c.slab(1, columns), None))]
         bias_sizes = c.input_sizes(2)
         if not bias_sizes or bias_sizes[-1] != c.sizes()[1]:
-            return [(UNKNOWN, np.where(c.slab(1, columns) == 0, self.beta * c.number(2), np.nan))]
-        bias = self.beta * c.slab(2, len(bias_sizes) - 1)
+            bias = c.number(2)
+        else:
+            bias = c.slab(2, len(bias_sizes) - 1)
+        bias = self.beta * bias if self.beta else ZERO  # with a beta of 0 it is not even read
         return [(UNKNOWN, np.where(c.slab(1, columns) == 0, bias, np.nan))]
 
     def bias_from_constants(self, weight: Floats, constants: Floats) -> Floats:

@@ -24,6 +24,8 @@ __all__ = ["export", "to_onnx"]
 OPSET = 21
 """The first that has integers of 4 and 16 bits."""
 
+ONE = "exponent_of_one"
+
 
 def export(module: fx.GraphModule, path: str | os.PathLike[str]) -> Path:
     """Writes a prepared module, in evaluation mode, to an ONNX file that any ONNX tool understands.
@@ -58,9 +60,12 @@ def with_symbols(module: fx.GraphModule) -> fx.GraphModule:
     copied = fx.GraphModule(module, graph)
     if any(tensor.device.type != "cpu" for tensor in module.parameters()):
         copied = copy.deepcopy(copied).cpu()
+    copied.register_buffer(ONE, torch.ones(()))
     for node in copied.graph.nodes:
         if is_quantizer(node):
-            node.target = symbol
+            with copied.graph.inserting_before(node):
+                node.target, exponent = symbol, node.args[3]
+                node.update_arg(3, copied.graph.get_attr(ONE) if exponent is None else exponent)
     copied.recompile()
     return copied
 

@@ -81,7 +81,7 @@ def insert(
         if maximum is None:
             shape = () if insertion.axis is None else x.meta["val"].shape[insertion.axis]
             maximum = torch.ones(shape)
-        quantizer = FakeQuantizer(maximum.to(x.meta["val"].device), insertion.bits)
+        quantizer = FakeQuantizer(maximum.to(x.meta["val"].device), insertion.bits, insertion.exponent)
         module.add_submodule(insertion.name, quantizer)
         insert_call(module.graph, x, [nodes[name] for name in insertion.readers], insertion)
     module.recompile()
@@ -91,7 +91,9 @@ def insert_call(graph: fx.Graph, x: fx.Node, readers: Sequence[fx.Node], inserti
     """Behind an activation; a weight's stands in front of its first reader, so that it is not held longer."""
     before = min(readers) if x.op == "get_attr" else behind(graph, x)
     with graph.inserting_before(before):
-        parameters = [graph.get_attr(f"{insertion.name}.{one}") for one in ("d", "q_m", "t")]
+        names = ("d", "q_m", "t")[: 2 + insertion.exponent]
+        parameters = [graph.get_attr(f"{insertion.name}.{one}") for one in names]
+        parameters += [None] * (3 - len(names))  # without an exponent the operator is quicker
         signed, least, most = insertion.bits
         arguments = (x, *parameters, insertion.axis, signed, float(least), float(most))
         name = insertion.name.replace(".", "_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -75,6 +76,7 @@ def prepare(
     check_layers(model, layers)
     widths.check_names(names_of(layers))
     weights = plan_weights(module, layers, widths, per_channel)
+    weights = [replace(one, exponent=learn_exponents) for one in weights]
     activations = plan_activations(module, layers, widths)
     maxima = weight_maxima(module, weights)
     if activations:
@@ -82,8 +84,6 @@ def prepare(
         calls = calls_of(calibration) if calibration is not None else alone(given)
         maxima |= observed_maxima(module, activations, calls, ranges)
     insert(module, [*weights, *activations], maxima)
-    if learn_exponents:
-        release_exponents(module)
     insertions = [*weights, *activations]
     kwargs, name = dict(example_kwargs or {}), type(model).__name__
     module.meta[KEY] = TrainingState(args, kwargs, dynamic_batch, insertions, model=name)
@@ -116,8 +116,3 @@ def alone(given: Call) -> Iterable[Call]:
         stacklevel=3,
     )
     return [given]
-
-
-def release_exponents(module: fx.GraphModule) -> None:
-    for quantizer in find_quantizers(module):
-        quantizer.t.requires_grad_(quantizer.of_weight)

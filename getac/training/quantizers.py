@@ -22,14 +22,16 @@ class FakeQuantizer(nn.Module):
     Args:
         maximum: The greatest |x| to cover: shape () or (channels,).
         bits: What bounds the step; it starts at the greatest number of bits.
+        exponent: Whether there is an exponent that learns; it starts at 1.
     """
 
-    def __init__(self, maximum: Tensor, bits: Bits) -> None:
+    def __init__(self, maximum: Tensor, bits: Bits, exponent: bool = False) -> None:
         super().__init__()
         q_m = torch.where(maximum > 0, maximum.detach().float(), 1.0)  # all zeros: any range does
         self.d = nn.Parameter(q_m / bits.top(bits.most))
         self.q_m = nn.Parameter(q_m.clone())
-        self.t = nn.Parameter(torch.ones((), device=q_m.device), requires_grad=False)
+        if exponent:
+            self.t = nn.Parameter(torch.ones((), device=q_m.device))
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class PlacedQuantizer:
 
     Args:
         node: The call.
-        name: Where its parameters are: `name.d`, `name.q_m`, `name.t`.
+        name: Where its parameters are: `name.d`, `name.q_m`, and `name.t` where an exponent learns.
+        t: The exponent; the number 1 where none learns.
         axis: The dimension that has a step and a range of its own per index.
         bits: Its bounds.
     """
@@ -47,7 +50,7 @@ class PlacedQuantizer:
     name: str
     d: nn.Parameter
     q_m: nn.Parameter
-    t: nn.Parameter
+    t: Tensor
     axis: int | None
     bits: Bits
 
@@ -100,8 +103,10 @@ def find_quantizers(module: fx.GraphModule) -> Sequence[PlacedQuantizer]:
 def place(module: fx.GraphModule, node: fx.Node) -> PlacedQuantizer:
     """The quantizer that a node calls."""
     arguments = CallReader(node).arguments
-    paths = [str(arguments[name].target) for name in ("d", "q_m", "t")]
-    d, q_m, t = (module.get_parameter(path) for path in paths)
+    name = str(arguments["d"].target).rpartition(".")[0]
+    d, q_m = (module.get_parameter(str(arguments[one].target)) for one in ("d", "q_m"))
+    exponent = arguments["t"]
+    t = d.new_ones(()) if exponent is None else module.get_parameter(str(exponent.target))
     bits = Bits(arguments["signed"], arguments["least_bits"], arguments["most_bits"])
     axis = arguments["axis"]
-    return PlacedQuantizer(node, paths[0].rpartition(".")[0], d, q_m, t, axis, bits)
+    return PlacedQuantizer(node, name, d, q_m, t, axis, bits)

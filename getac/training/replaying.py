@@ -42,10 +42,11 @@ def read_removal(
 
 
 def read_insertion(
-    node: str, readers: Sequence[str], name: str, axis: int | None, bits: Sequence[Any]
+    node: str, readers: Sequence[str], name: str, axis: int | None, bits: Sequence[Any], exponent: bool
 ) -> Insertion:
     signed, least, most = bits
-    return Insertion(node, tuple(readers), name, axis, Bits(bool(signed), float(least), float(most)))
+    bounds = Bits(bool(signed), float(least), float(most))
+    return Insertion(node, tuple(readers), name, axis, bounds, bool(exponent))
 
 
 def replay(model: nn.Module, state: TrainingState, checkpoint: Checkpoint) -> fx.GraphModule:

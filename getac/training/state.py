@@ -27,6 +27,7 @@ class Insertion:
         name: Where the quantizer's parameters are.
         axis: The dimension that has a step and a range of its own per index.
         bits: Its bounds.
+        exponent: Whether its exponent learns.
     """
 
     node: str
@@ -34,6 +35,7 @@ class Insertion:
     name: str
     axis: int | None
     bits: Bits
+    exponent: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ LAYOUT: dict[str, list[Case]] = {
         sequence(lambda s, h: h.view(-1, 8), 8),
         sequence(
             lambda s, h: h.view(torch.int32).view(torch.float32),
-            reason="no rule for this operator",
+            reason="arguments that are not followed: a view of the same bits as another type",
             stuck=True,
         ),
     ],

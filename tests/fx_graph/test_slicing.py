@@ -232,7 +232,7 @@ def test_writing_into_a_part_is_not_followed() -> None:
     analysis = analyzed(capture(Shared().eval(), (torch.randn(3, 5, 6),)))
     assert analysis.classes == ()
     assert [(node.operator, node.reason) for node in analysis.opaque] == [
-        ("aten.add_", "no rule for this operator")
+        ("aten.add_", "writes into a tensor that is read by another name, too")
     ]
 
 

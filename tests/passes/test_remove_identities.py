@@ -45,3 +45,10 @@ def test_a_second_run_changes_nothing() -> None:
     state = removed()
     Pipeline((RemoveIdentities(),)).run(state)
     assert [record.changed for record in state.records] == [True, False]
+
+
+def test_a_wrong_shape_beside_an_identity_does_no_harm() -> None:
+    text = TEXT.replace("{\n    a", "<float[6] c>\n{\n    a", 1)
+    state = State(read_proto(onnx.parser.parse_model(text)))
+    Pipeline((RemoveIdentities(),)).run(state)
+    assert len(state.model.graph) == 2

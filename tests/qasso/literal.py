@@ -68,7 +68,7 @@ def measure(one: Channel, x: Tensor, before: Snapshot) -> None:
     quantizer = one.entry.quantizer
     assert quantizer is not None
     at = one.at if quantizer.d.ndim else ()
-    d, q_m, t = before[quantizer.d][at], before[quantizer.q_m][at], before[quantizer.t]
+    d, q_m, t = before[quantizer.d][at], before[quantizer.q_m][at], before.get(quantizer.t, quantizer.t)
     clip = x.abs().minimum(q_m) ** t
     one.clip = x.sign() * clip
     one.residual = x.sign() * ((clip / d).round() - clip / d)

@@ -65,14 +65,17 @@ def joint_step(
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("kind", [SGD, AdamW])
 def test_equals_the_literal_form(seed: int, kind: type[Optimizer]) -> None:
-    lr, count = 10.0 ** -(1 + seed % 3), 5
+    lr, count = 10.0 ** -(1 + 2 * (seed % 3)), 5
     module = prepared(learn_exponents=seed % 2 == 1).double()
     if seed % 2:
         for quantizer in find_quantizers(module):
             if quantizer.of_weight:
                 quantizer.t.data.fill_(0.9)
     constants = JointConstants() if seed < 4 else JointConstants(beta=0.5, eta=0.9, xi=0.5)
-    optimizer: Optimizer = kind(module.parameters(), lr=lr)  # type: ignore[call-arg]
+    named = list(module.named_parameters())
+    ranges = [parameter for name, parameter in named if name.endswith((".q_m", ".t"))]
+    others = [parameter for name, parameter in named if not name.endswith((".q_m", ".t"))]
+    optimizer: Optimizer = kind([{"params": others}, {"params": ranges, "lr": lr / 100}], lr=lr)  # type: ignore[call-arg]
     table = table_of(module)
     units = random_units(table, seed)
     update = JointUpdate(table, units, constants)
@@ -93,7 +96,7 @@ def test_equals_the_literal_form(seed: int, kind: type[Optimizer]) -> None:
         for name, parameter in module.named_parameters():
             torch.testing.assert_close(parameter, names[name], rtol=1e-9, atol=1e-12, msg=name)
     assert len(gammas) > count  # both cases of gamma were met
-    assert rounds > 0 or lr > 1e-3
+    assert rounds > 0 or lr > 1e-4
     assert table.zero()[units].all()
 
 

@@ -12,6 +12,7 @@ import torch
 from getac.axes.analysis import Analysis, analyze_view
 from getac.axes.axis import kept
 from getac.axes.contents import Site
+from getac.axes.reasons import Reason
 from getac.rules.base import Rule
 from getac.rules.contraction import MatMul
 from getac.rules.elementwise import Elementwise
@@ -46,6 +47,10 @@ class Step:
     @property
     def operator(self) -> str:
         return type(self.rule).__name__
+
+    @property
+    def refusal(self) -> Reason | None:
+        return None
 
     @property
     def signature(self) -> Hashable:

@@ -110,6 +110,12 @@ def causal(h: Tensor) -> Tensor:
     return nn.functional.scaled_dot_product_attention(queries, h, h, is_causal=True)
 
 
+def written(h: Tensor) -> Tensor:
+    """A part of h is written to, and then all of h is read."""
+    h[:, :2].mul_(2.0)
+    return h
+
+
 MODULES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "CUMULATED_PRODUCT": (lambda h: h.cumprod(2), 8),
     "DIFFERENCES": (lambda h: h.diff(dim=2), 7),
@@ -118,6 +124,8 @@ MODULES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "ROLLED": (lambda h: h.roll(1, 2), 8),
     "CAUSAL": (causal, 8),
     "COMPLEX": (turned, 8),
+    "NOT_FOLLOWED": (lambda h: h.view(torch.int32).view(torch.float32), 8),
+    "WRITES_VIEW": (written, 8),
 }
 
 
@@ -180,6 +188,8 @@ ADVICE = {
     "NOT_ZERO": "put a function that keeps zero",
     "NOT_FINITE": "add an epsilon",
     "NO_RULE": "replace the operator, or write a rule for it",
+    "NOT_FOLLOWED": "write it by other operators, or with arguments that are numbers",
+    "WRITES_VIEW": "compute a new tensor",
     "NO_INPUT_SHAPE NO_OUTPUT_SHAPE": "export with known shapes",
     "EMPTY_INPUT": "leave out the tensor",
     "WRONG_RESULT UNEQUAL_SIZES SELF_CONTAINING": "please report it",
@@ -198,7 +208,7 @@ def freezes(axes: Iterable[Axis]) -> set[Freeze]:
 def pattern(kind: str) -> re.Pattern[str]:
     """Matches the reason of a kind, whatever its details are, and what touches it."""
     text = re.escape(KINDS[kind].text).replace(r"\{\}", ".+")
-    return re.compile(rf"(touches \w+: )?{text}")
+    return re.compile(rf"(touches [\w.]+: )?{text}")
 
 
 def shown(kind: str) -> list[Axis]:
@@ -229,6 +239,41 @@ def test_a_graph_shows_the_reason_and_the_advice(kind: str) -> None:
     found = [one for one in freezes(shown(kind)) if pattern(kind).fullmatch(one.reason)]
     assert found and all(one.node for one in found)
     assert all(HINTS[kind] in one.hint for one in found)
+
+
+UNPACKED = nn.LSTM(8, 8, proj_size=3, batch_first=True)
+NOT_FOLLOWED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "packed sequences, or projected states": (lambda h: UNPACKED(h)[0], 3),
+    "repeats that differ": (lambda h: h.repeat_interleave(torch.tensor([1, 2, 3, 1]), 1), 8),
+    "an image without a batch": (
+        lambda h: nn.functional.conv2d(h, torch.ones(h.shape[0], h.shape[0], 1, 1)),
+        8,
+    ),
+    "dims is computed when the graph runs": (lambda h: h.roll(1, 2).roll(h.shape[0], 1), 8),
+}
+
+
+@pytest.mark.parametrize("text", ["packed sequences, or projected states", "repeats that differ"])
+def test_an_operator_with_a_rule_says_what_it_does_not_follow(text: str) -> None:
+    body, width = NOT_FOLLOWED[text]
+    (opaque,) = analyzed(capture(Layers(body, width), (torch.randn(3, 4, 6),))).opaque
+    assert opaque.reason == f"arguments that are not followed: {text}"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("t = Squeeze(h)  r = Relu(t)", "it removes every dimension of size 1"),
+        ("r = Resize(h, , s)", "only resizing of spatial dimensions is followed"),
+        ("m = Max(n, n)  r, t = Split<axis=2>(h, m)", "the sizes of its parts are computed"),
+    ],
+)
+def test_an_onnx_operator_says_so_too(body: str, text: str) -> None:
+    case = sequence(body, s=floats(1, 1, 1), n=ints(8, 0))
+    if "Resize" in body:
+        case = image(body.replace("Resize", 'Resize<coordinate_transformation_mode="tf_crop_and_resize">'))
+    (opaque,) = analysis_of(case.model(seed=0)).opaque
+    assert opaque.reason == f"arguments that are not followed: {text}"
 
 
 def test_the_advice_names_a_parameter_to_open_and_it_opens() -> None:

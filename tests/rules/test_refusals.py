@@ -142,7 +142,7 @@ REFUSALS = {
     ),
     "pooled indices": Refusal(
         image("p, i = MaxPool<kernel_shape=[2, 2]>(h)  f = Cast<to=1>(i)  r = Add(p, f)"),
-        "touches MaxPool: no rule for this operator", "p",
+        "touches MaxPool: arguments that are not followed: its indices count through all channels", "p",
     ),
     "reshape to computed sizes": Refusal(
         sequence("s = Shape(h)  t = Max(s, one)  r = Reshape(h, t)", one=ints(1)),
