@@ -3,7 +3,10 @@
     before   y = MatMul(x, Transpose(W))        y = Conv(x, W, Expand(CastLike(0, x), Shape(W)))
     after    y = MatMul(x, W')                  y = Conv(x, W, 0)
 
-Exporters write such branches (torch's, for a bias that is not there). It runs after the quantizers were
+    before   y = Gemm(x, Mul(g, Div(V, ReduceL2(V))))
+    after    y = Gemm(x, W')
+
+Exporters write such branches (torch's, for a bias that is not there, and for weight norms). It runs after the quantizers were
 folded: a branch with a quantizer in it must be recognised, not computed. A size that a tracing exporter
 computes from another becomes a number of its own: `width // heads` would tie the heads to the width.
 """
@@ -18,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from getac.onnx_graph.edit import add_initializer, array_of, is_stored
 from getac.onnx_graph.shapes import Shapes
+from getac.onnx_graph.view import evaluator
 from getac.pipeline import Fact, Refusal, State
 from getac.quantizer import Quantizer
 
@@ -32,8 +35,11 @@ Array = npt.NDArray[Any]
 FOLDED = {"Add", "Cast", "Concat", "ConstantOfShape", "Div", "Exp", "Expand", "Flatten", "Gather", "Identity"}
 FOLDED |= {"Mul", "Neg", "Pow", "Reciprocal", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub"}
 FOLDED |= {"Transpose", "Unsqueeze"}
+REDUCTIONS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
+FOLDED |= REDUCTIONS  # the lengths of weight norms
 MOST_ENTRIES = 1 << 22
-"""Larger results are left to run time, except for a transposition, which is no larger than what it reads."""
+"""Larger results, and sums of more, are left to run time, except for a transposition, which is no larger than
+what it reads."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,8 @@ class Known:
             return None
         if node.op_type not in FOLDED or not all(self.is_known(node, value) for value in node.inputs):
             return None
-        sizes = self.shapes.sizes(node.outputs[0])
         weight = node.inputs[0] if node.inputs else None
-        if sizes is None or (math.prod(sizes) > MOST_ENTRIES and node.op_type != "Transpose"):
+        if self.is_too_large(node):
             return None
         if node.op_type != "Transpose" and any(value in state.quantizers for value in node.inputs):
             return "a quantized tensor is rearranged when the graph runs"
@@ -108,6 +113,13 @@ class Known:
             return dims is not None and all(dim.is_static for dim in dims)
         return value is None or value in self.arrays or is_stored(value)
 
+    def is_too_large(self, node: ir.Node) -> bool:
+        read = node.inputs[:1] if node.op_type in REDUCTIONS else ()
+        counted = [self.shapes.sizes(value) for value in (*node.outputs, *read) if value is not None]
+        if node.op_type == "Transpose":
+            return None in counted
+        return any(sizes is None or math.prod(sizes) > MOST_ENTRIES for sizes in counted)
+
     def compute(self, node: ir.Node) -> Array:
         """ONNX's reference implementation; of a Shape, the sizes."""
         if node.op_type == "Transpose":
@@ -117,7 +129,7 @@ class Known:
         names = ["" if value is None else f"x{i}" for i, value in enumerate(node.inputs)]
         proto = onnx.helper.make_node(node.op_type, names, ["y"])
         proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
-        return np.asarray(ReferenceEvaluator(proto).run(None, feeds)[0])  # type: ignore[index]
+        return np.asarray(evaluator(proto, feeds).run(None, feeds)[0])  # type: ignore[index]
 
     def array(self, node: ir.Node, value: ir.Value) -> Array:
         if node.op_type == "Shape":

@@ -21,6 +21,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 # The classes of one block times the blocks, where the architecture says how many there must be.
 HEADS_Q_V_MLP = 4  # heads, head dimensions of queries and keys, of values, columns of the MLP
 CLASSES = {
+    "vocoder": 1 + 2 * 2,  # what comes in, and the stream and the inside of each block
     "resnet": 5,  # the stream of each stage (2 widths) and the inside of each of 3 blocks
     "fused_vit": 2 * 3,  # queries, keys and values are parts of one tensor, so they share head dimensions
     "vit": 2 * HEADS_Q_V_MLP,
@@ -90,8 +91,9 @@ def test_masked_equals_sliced_in_onnx(name: str) -> None:
 @every_model
 def test_both_graphs_tell_the_same(name: str) -> None:
     """The same classes, and the same share of parameters, but for what an export folds into others."""
-    assert exported(name).classes == captured(name).finding.classes
     expected = captured(name).finding
+    assert exported(name).classes == expected.classes
+    assert exported(name).roles == expected.roles
     assert exported(name).prunable == pytest.approx(expected.prunable, abs=APART.get(name, 0.02))
     assert exported(name).kept == pytest.approx(expected.kept, abs=APART.get(name, 0.05))
 
@@ -105,7 +107,7 @@ def test_the_sliced_module_exports(name: str) -> None:
         assert law.difference(expected, law.outputs_of(model, feeds_of(model, (args, kwargs)))) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["resnet", "unet", "super_resolution", "graph_network", "bert", "t5"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "super_resolution", "vocoder", "graph_network", "bert", "t5"])
 def test_the_older_exporter(name: str) -> None:
     made = example(name)
     found = check_exported(export_legacy(made.module, made.args, made.kwargs), captured(name).inputs)

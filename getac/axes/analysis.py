@@ -196,7 +196,7 @@ def analyze_view(
                 for leaf in dict.fromkeys(leaves(axis)):
                     if leaf.size > 1:
                         members.setdefault(leaf, []).append(member)
-    roles = name_atoms(inference.roles)
+    roles = name_atoms(inference.roles, inference.layers)
     classes: list[PruningClass] = []
     frozen: list[FrozenAxis] = []
     for leaf, where in members.items():

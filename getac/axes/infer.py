@@ -56,6 +56,8 @@ class Inference:
         statistics: Axes that statistics are taken over, which freezes them unless a person opens them.
         opened: The atoms that were opened so.
         roles: What operators call an axis, such as "heads".
+        layers: The axes that weights multiply, and those that come out.
+        weights: The values that are stored, or computed from stored ones alone.
         spared: Dimensions of stored tensors that masking leaves as they are.
     """
 
@@ -68,6 +70,8 @@ class Inference:
     statistics: list[tuple[Axis, Freeze]] = field(default_factory=list)
     opened: set[Axis] = field(default_factory=set)
     roles: list[tuple[Axis, str]] = field(default_factory=list)
+    layers: list[tuple[Axis, Axis]] = field(default_factory=list)
+    weights: set[Hashable] = field(default_factory=set)
     spared: set[tuple[Hashable, int]] = field(default_factory=set)
 
 
@@ -83,6 +87,7 @@ def infer(view: GraphView, wishes: Wishes = NO_WISHES) -> Inference:
     contents: dict[Hashable, Contents] = {}
     for value in view.parameters:
         add_value(view, result, value, None)
+    result.weights.update(view.parameters)
     for value in view.inputs:
         add_value(view, result, value, GRAPH_INPUT)
     for node in view.nodes:
@@ -145,6 +150,8 @@ def visit(view: GraphView, node: NodeView, result: Inference, contents: dict[Has
         context.make_opaque(reason)
         return
     assert node.rule is not None
+    if not node.captured and all(value is None or value in result.weights for value in node.inputs):
+        result.weights.update(node.outputs)
     outputs = node.rule.axes(context)
     context.freeze_arguments()
     context.freeze_unfollowed_sizes()
@@ -229,8 +236,14 @@ class Context:
     def role(self, axis: Axis, name: str) -> None:
         self._result.roles.append((axis, name))
 
+    def layer(self, into: Axis, out: Axis) -> None:
+        self._result.layers.append((into, out))
+
     def is_parameter(self, index: int) -> bool:
         return index < self.inputs and self._node.inputs[index] in self._result.parameters
+
+    def is_weight(self, index: int) -> bool:
+        return index < self.inputs and self._node.inputs[index] in self._result.weights
 
     def spare(self, index: int, dimension: int) -> None:
         self._result.spared.add((self._node.inputs[index], dimension))
@@ -300,6 +313,8 @@ class Context:
 
     def freeze_unfollowed_sizes(self) -> None:
         """Sizes that go into arithmetic without a rule: what comes out of it would change with them."""
+        if not self._contents:  # no value holds sizes, as in most convolutional networks
+            return
         for index, value in enumerate(self._node.inputs):
             if index not in self._followed:
                 self._pin_entries(value)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from getac.rules.base import Rule
 from getac.rules.contraction import Convolution, Gemm
+from getac.rules.picking import picks
 from getac.stored import Sources, constant_sources, tensors_of
 from getac.view import GraphView, NodeView
 
@@ -88,16 +89,19 @@ class Meter:
         sizes: The sizes of a value, None where they are unknown; a node that needs them counts 0 MACs.
         quantizers: Value -> how it is rounded.
         sources: Which stored tensors computed weights are made of.
+        picked: A value whose entries are all another's -> that other.
     """
 
     view: GraphView
     sizes: SizesOf
     quantizers: Mapping[Any, Quantizer] = field(repr=False)
     sources: Sources = field(repr=False)
+    picked: Mapping[Hashable, Hashable] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, view: GraphView, sizes: SizesOf, quantizers: Mapping[Any, Quantizer] | None = None) -> Meter:
-        return cls(view, sizes, quantizers or {}, constant_sources(view.nodes, view.parameters))
+        sources, picked = constant_sources(view.nodes, view.parameters), picked_values(view.nodes)
+        return cls(view, sizes, quantizers or {}, sources, picked)
 
     def cost(self, nodes: Iterable[NodeView], tensors: Iterable[Hashable]) -> Cost:
         """What nodes compute and tensors store."""
@@ -149,11 +153,13 @@ class Meter:
         return -(-self.entries(tensor) * bits // 8)
 
     def bits(self, value: Hashable | None) -> int:
-        """The bits of a factor; a computed one, such as a transposed weight, has those of its one source."""
-        sources = self.sources.get(value, ())
-        record = self.quantizers.get(value)
-        if record is None and len(sources) == 1:
-            record = self.quantizers.get(sources[0])
+        """The bits of a factor, or of what its entries are picked from, or of a weight's one source."""
+        record, (source, *others) = self.quantizers.get(value), self.sources.get(value) or (None,)
+        while record is None and value in self.picked:
+            value = self.picked[value]
+            record = self.quantizers.get(value)
+        if record is None and not others:
+            record = self.quantizers.get(source)
         return FLOAT_BITS if record is None else record.bits
 
     def macs(self, node: NodeView) -> int:
@@ -168,6 +174,16 @@ class Meter:
 def multiplies(node: NodeView) -> bool:
     """Whether the node's rule counts multiply-accumulates."""
     return node.rule is not None and type(node.rule).macs is not Rule.macs
+
+
+def picked_values(nodes: Iterable[NodeView]) -> dict[Hashable, Hashable]:
+    """What holds entries of another value alone -> that value: it is as coarse."""
+    return {
+        output: node.inputs[0]
+        for node in nodes
+        if picks(node.rule) and node.inputs and node.inputs[0] is not None
+        for output in node.outputs
+    }
 
 
 def factors(node: NodeView) -> tuple[Hashable | None, Hashable | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from getac.axes.axis import Axis, leaves, terms
 
@@ -13,9 +13,11 @@ __all__ = [
     "GROUPS",
     "HEADS",
     "HIDDEN_UNITS",
+    "PRODUCT_COLUMNS",
     "QK_DIMENSIONS",
     "ROWS",
     "UNITS",
+    "UNUSED_ROWS",
     "V_DIMENSIONS",
     "name_atoms",
 ]
@@ -35,7 +37,10 @@ MLP_COLUMNS = "MLP columns"
 COLUMNS = "columns"
 ROWS = "rows"
 EMBEDDING = "embedding columns"
+PRODUCT_COLUMNS = "columns of a product"
 UNITS = "units"
+
+UNUSED_ROWS = "unused rows"
 
 SPECIFIC_FIRST = (
     KV_HEADS,
@@ -47,32 +52,73 @@ SPECIFIC_FIRST = (
     HIDDEN_UNITS,
     GROUPS,
     CHANNELS,
-    MLP_COLUMNS,  # before v: a product of any two activations, a graph network's say, looks like one with v
-    V_DIMENSIONS,
+    MLP_COLUMNS,
     EMBEDDING,
+    V_DIMENSIONS,
     COLUMNS,
     ROWS,
+    PRODUCT_COLUMNS,
     GROUP_CHANNELS,
+    UNITS,
+    UNUSED_ROWS,
 )
 
-TOGETHER = (
-    ({COLUMNS, ROWS}, MLP_COLUMNS),  # the columns of one layer are the rows of another
-    ({QK_DIMENSIONS, V_DIMENSIONS}, HEAD_DIMENSIONS),
-)
+QK_AND_V = {QK_DIMENSIONS, V_DIMENSIONS}
+ATTENTION = {KV_HEADS, REPEATS, HEADS, QK_PAIRS, *QK_AND_V}
+Layer = tuple[Axis, Axis]
 
 
-def name_atoms(roles: Iterable[tuple[Axis, str]]) -> dict[Axis, str]:
-    """Atom -> the most specific thing that operators call it."""
+def name_atoms(roles: Iterable[tuple[Axis, str]], layers: Iterable[Layer] = ()) -> dict[Axis, str]:
+    """Atom -> the most specific thing that operators call it.
+
+    Args:
+        layers: The rows and the columns of each weight.
+    """
     called: dict[Axis, set[str]] = {}
     for axis, role in roles:
-        for leaf, name in named_leaves(axis, role):
-            called.setdefault(leaf, set()).add(name)
+        call(called, axis, role)
+    made: dict[Axis, list[Layer]] = {}
+    read: dict[Axis, list[Layer]] = {}
+    for layer in distinct(layers):
+        into, out = layer
+        for leaf in call(called, into, ROWS):
+            read.setdefault(leaf, []).append(layer)
+        for leaf in call(called, out, COLUMNS):
+            made.setdefault(leaf, []).append(layer)
+    for leaf in made:
+        if called[leaf] <= {ROWS, COLUMNS, UNITS} and are_hidden(called, made[leaf], read.get(leaf, [])):
+            called[leaf].add(MLP_COLUMNS)
     return {leaf: most_specific(names) for leaf, names in called.items()}
 
 
+def distinct(layers: Iterable[Layer]) -> list[Layer]:
+    """A weight that several operators use is one layer."""
+    return list({(id(into), id(out)): (into, out) for into, out in layers}.values())
+
+
+def call(called: dict[Axis, set[str]], axis: Axis, role: str) -> list[Axis]:
+    """Adds what a role says of the atoms of an axis, and returns those."""
+    named = dict(named_leaves(axis, role))
+    for leaf, name in named.items():
+        called.setdefault(leaf, set()).add(name)
+    return list(named)
+
+
 def most_specific(names: set[str]) -> str:
-    merged = {name for parts, name in TOGETHER if parts <= names}
+    merged = {HEAD_DIMENSIONS} if names >= QK_AND_V else set()
     return min(names | merged, key=SPECIFIC_FIRST.index)
+
+
+def are_hidden(called: Mapping[Axis, set[str]], made: Sequence[Layer], read: Sequence[Layer]) -> bool:
+    """Whether columns lie between two layers, neither of which is an attention's projection.
+
+    One layer makes them, or two of equal rows that gate each other; one layer reads them.
+    """
+    sources, readers = [leaves(into) for into, _ in made], [leaves(out) for _, out in read]
+    is_pair = len(sources) == 2 and sources[0] == sources[1]
+    if len(readers) != 1 or not (len(sources) == 1 or is_pair):
+        return False
+    return not any(called.get(leaf, set()) & ATTENTION for leaf in (*sources[0], *readers[0]))
 
 
 def named_leaves(axis: Axis, role: str) -> list[tuple[Axis, str]]:

@@ -146,8 +146,14 @@ class Walk:
 
     def _touches_open(self, node: NodeView) -> bool:
         """Whether units can be removed from what a node reads or writes, all of it being of known shape."""
-        axes = [self.inference.axes.get(v) for v in (*node.inputs, *node.outputs) if v is not None]
-        return None not in axes and any(self.is_open(axis) for known in axes if known for axis in known)
+        touches = False
+        for value in (*node.inputs, *node.outputs):
+            if value is not None:
+                axes = self.inference.axes.get(value)
+                if axes is None:
+                    return False
+                touches = touches or any(map(self.is_open, axes))
+        return touches
 
     def is_open(self, axis: Axis) -> bool:
         """Whether units can be removed somewhere along the axis."""

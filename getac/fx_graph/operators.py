@@ -119,6 +119,10 @@ def spatial(r: CallReader) -> Call:
     return Call(Spatial(spatial=spatial_rank(r)), tensor_arguments(r)[:1])
 
 
+def max_pool(r: CallReader) -> Call:
+    return Call(Spatial(spatial=spatial_rank(r), maximum=True), tensor_arguments(r)[:1])
+
+
 def average_pool(r: CallReader) -> Call:
     padded = any(listed(r.get("padding", 0))) and bool(r.get("count_include_pad", True))
     return Call(Spatial(keeps_constant=not padded, spatial=spatial_rank(r)), tensor_arguments(r)[:1])
@@ -312,11 +316,11 @@ OPERATORS: dict[str, Maker] = table(
         group_norm: "group_norm",
         layer_norm: "layer_norm",
         along(SOFTMAX): "softmax log_softmax _softmax _log_softmax",
-        spatial: """max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-            adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-            max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
-            upsample_bilinear2d upsample_linear1d upsample_bicubic2d upsample_trilinear3d
-            _upsample_bicubic2d_aa _upsample_bilinear2d_aa""",
+        spatial: """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d
+            upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_linear1d upsample_bicubic2d
+            upsample_trilinear3d _upsample_bicubic2d_aa _upsample_bilinear2d_aa""",
+        max_pool: """max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d
+            adaptive_max_pool3d max_pool2d_with_indices""",
         average_pool: "avg_pool1d avg_pool2d avg_pool3d",
         pad: "pad constant_pad_nd",
         view("size"): "view _unsafe_view",

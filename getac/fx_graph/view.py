@@ -81,7 +81,9 @@ class FxNode:
 
     @cached_property
     def signature(self) -> Hashable:
-        return (self.operator, str(fx.node.map_arg((self.node.args, dict(self.node.kwargs)), lambda _: None)))
+        """What is computed, whatever with: the operands stand for themselves."""
+        arguments = (*self.node.args, *self.node.kwargs.items())
+        return self.operator, *("" if isinstance(one, fx.Node) else str(one) for one in arguments)
 
     def evaluate(self, inputs: Sequence[Array | None]) -> Array:
         """Calls the operator itself on the given numbers in place of its operands."""

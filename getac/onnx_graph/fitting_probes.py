@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from getac.errors import BadInputError, InvalidModelError, OptionError, UnsupportedModelError
 from getac.onnx_graph.node_inference import Array
-from getac.onnx_graph.probe import Misfit, Operators, Probe, probe, small_constant
+from getac.onnx_graph.probe import Misfit, Operators, Probe, Stored, probe
 from getac.onnx_graph.probe_sizes import SCHEMES, InputSizes, read_input_sizes
-from getac.onnx_graph.tensor_types import declared_type, joined, tensor_type
+from getac.onnx_graph.tensor_types import Kind, declared_type, joined, sizes_of, tensor_type
 
 __all__ = ["ProbedSymbol", "UnfittingSizesError", "fitting_probes"]
 
@@ -49,19 +48,18 @@ class _Walker:
 
     def __init__(self, model: ir.Model, bindings: Mapping[str, int]) -> None:
         graph = self._graph = model.graph
-        stored = set(graph.initializers.values())
-        arrays = ((value, small_constant(value)) for value in stored)
-        self._constants = {value: array for value, array in arrays if array is not None}
-        self._inputs = [value for value in graph.inputs if value not in stored]
-        self.sizes = read_input_sizes(self._inputs, _numbers(graph, self._constants), bindings)
-        _check_bindings(bindings, self.sizes)
         self._operators = Operators(dict(graph.opset_imports))
+        stored = set(graph.initializers.values())
+        self._inputs = [value for value in graph.inputs if value not in stored]
+        numbers = _numbers(graph, self._operators.stored(graph))
+        self.sizes = read_input_sizes(self._inputs, numbers, bindings)
+        _check_bindings(bindings, self.sizes)
 
     def __call__(self, symbols: Mapping[str, int]) -> Probe | Misfit:
         known = self.sizes.complete(symbols)
         types = _input_types(self._inputs, self.sizes, known)
         try:
-            return probe(self._graph, self._operators, types, self._constants, known)
+            return probe(self._graph, self._operators, types, known)
         except Misfit as misfit:
             return misfit
 
@@ -79,12 +77,11 @@ def _equal(one: Array | None, other: Array | None) -> bool:
     return one is not None and other is not None and np.array_equal(one, other)
 
 
-def _numbers(graph: ir.Graph, constants: Mapping[ir.Value, Array]) -> Iterator[int]:
+def _numbers(graph: ir.Graph, stored: Stored) -> Iterator[int]:
     """The numbers that a size could be mistaken for: stored sizes, small constants, integer attributes."""
-    for value in graph.initializers.values():
-        if value.const_value is not None:
-            yield from value.const_value.shape.numpy()
-    for array in constants.values():
+    for kind in stored.types.values():
+        yield from sizes_of(kind) or ()
+    for array in stored.data.values():
         if array.size <= _FEW and array.dtype.kind in "iu":
             yield from (abs(int(number)) for number in array.flat if abs(int(number)) < _MAX_FACTOR)
     for node in graph:
@@ -107,8 +104,8 @@ def _check_bindings(bindings: Mapping[str, int], sizes: InputSizes) -> None:
 
 def _input_types(
     inputs: Sequence[ir.Value], sizes: InputSizes, known: Mapping[str, int]
-) -> dict[ir.Value, onnx.TypeProto]:
-    types: dict[ir.Value, onnx.TypeProto] = {}
+) -> dict[ir.Value, Kind]:
+    types: dict[ir.Value, Kind] = {}
     for value in inputs:
         if value in sizes.names and value.dtype is not None and isinstance(value.type, ir.TensorType):
             dims = [dim if isinstance(dim, int) else known[dim] for dim in sizes.names[value]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from getac.onnx_graph.tensor_types import dims_of, sizes_of
+from getac.onnx_graph.tensor_types import Kind, dims_of, sizes_of
 
 __all__ = ["Contradiction", "check_sizes"]
 
@@ -21,9 +21,7 @@ class Contradiction(Exception):
     """The operator cannot run on inputs of these sizes."""
 
 
-def check_sizes(
-    node: onnx.NodeProto, inputs: Sequence[onnx.TypeProto | None], outputs: Sequence[onnx.TypeProto | None]
-) -> None:
+def check_sizes(node: onnx.NodeProto, inputs: Sequence[Kind | None], outputs: Sequence[Kind | None]) -> None:
     """Raises Contradiction for windows that do not fit, wrong channel counts and lost elements."""
     if node.domain != "":
         return

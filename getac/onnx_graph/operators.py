@@ -150,7 +150,7 @@ def cumulative(n: NodeReader) -> Rule:
 def pool(n: NodeReader) -> Rule:
     if len(n.node.outputs) > 1 and n.node.outputs[1].uses():
         raise NotConstant("its indices count through all channels")
-    return Spatial()
+    return Spatial(maximum=n.node.op_type in ("MaxPool", "GlobalMaxPool"))
 
 
 def power_pool(n: NodeReader) -> Rule:

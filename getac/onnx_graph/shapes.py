@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from getac.onnx_graph.fitting_probes import ProbedSymbol, UnfittingSizesError, fitting_probes
 from getac.onnx_graph.node_inference import Array
 from getac.onnx_graph.probe import Probe
+from getac.onnx_graph.tensor_types import dtype_of, sizes_of
 
 __all__ = ["Dim", "Shapes", "UnfittingSizesError", "infer_shapes"]
 
@@ -101,21 +101,21 @@ def _settled(first: Probe, second: Probe, symbols: Sequence[ProbedSymbol]) -> Sh
     for name, one, two in symbols:
         unique.setdefault((one, two), (name, one, two))
 
-    @cache
-    def settle(one: int, two: int) -> Dim:
-        return _settle(one, two, list(unique.values()))
+    @cache  # layers have the same shapes again and again
+    def settle(before: tuple[int, ...], after: tuple[int, ...] | None) -> tuple[Dim, ...]:
+        if after is None or len(before) != len(after):
+            return tuple(Dim(size, None) for size in before)
+        pairs = zip(before, after, strict=True)
+        return tuple(_settle(one, two, list(unique.values())) for one, two in pairs)
 
     dims: dict[ir.Value, tuple[Dim, ...]] = {}
-    for value in first.types:
-        before, after = first.sizes(value), second.sizes(value)
-        if before is not None and after is not None and len(before) == len(after):
-            dims[value] = tuple(settle(one, two) for one, two in zip(before, after, strict=True))
-        elif before is not None:
-            dims[value] = tuple(Dim(size, None) for size in before)
+    for value, kind in first.types.items():
+        if (sizes := sizes_of(kind)) is not None:
+            dims[value] = settle(sizes, second.sizes(value))
     return Shapes(
         symbols={name: one for name, one, _ in symbols},
         dims=dims,
-        dtypes={value: dtype for value, kind in first.types.items() if (dtype := _dtype(kind)) is not None},
+        dtypes={value: dtype for value, kind in first.types.items() if (dtype := dtype_of(kind)) is not None},
         constants={
             value: array for value, array in first.data.items() if _same(array, second.data.get(value))
         },
@@ -135,10 +135,7 @@ def _settle(one: int, two: int, symbols: Sequence[ProbedSymbol]) -> Dim:
     return Dim(one, constant, tuple(factors)) if constant == other else Dim(one, None)
 
 
-def _dtype(kind: onnx.TypeProto) -> ir.DataType | None:
-    element = kind.tensor_type.elem_type
-    return ir.DataType(element) if element else None
-
-
 def _same(one: Array, other: Array | None) -> bool:
+    if one is other:
+        return True
     return other is not None and one.dtype == other.dtype and np.array_equal(one, other)

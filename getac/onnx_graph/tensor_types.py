@@ -9,7 +9,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-__all__ = ["Kind", "TensorType", "completed", "declared_type", "dims_of", "joined", "kind_of", "sizes_of", "tensor_type"]
+__all__ = [
+    "Kind",
+    "TensorType",
+    "completed",
+    "declared_type",
+    "dims_of",
+    "dtype_of",
+    "joined",
+    "kind_of",
+    "sizes_of",
+    "tensor_type",
+]
 
 Dims = tuple[int | None, ...]
 
@@ -47,7 +58,9 @@ class OtherType(NamedTuple):
     text: bytes
 
     def proto(self) -> onnx.TypeProto:
-        return onnx.TypeProto.FromString(self.text)
+        kind = onnx.TypeProto()
+        kind.ParseFromString(self.text)
+        return kind
 
 
 Kind = TensorType | OtherType
@@ -69,6 +82,11 @@ def tensor_type(dtype: ir.DataType | np.dtype[np.generic], sizes: Sequence[int |
     """A tensor's type; None for a size that is not known, None for all where even the rank is not."""
     element = dtype if isinstance(dtype, ir.DataType) else ir.DataType.from_numpy(dtype)
     return TensorType(element, None if sizes is None else tuple(sizes))
+
+
+def dtype_of(kind: Kind | None) -> ir.DataType | None:
+    """The type of a tensor's entries; None where it is not known."""
+    return kind.element if isinstance(kind, TensorType) else None
 
 
 def dims_of(kind: Kind | None) -> Dims | None:

@@ -19,7 +19,7 @@ from getac.view import Array
 
 OPSET = 21
 
-__all__ = ["FLOATS", "OnnxNode", "OnnxView"]
+__all__ = ["FLOATS", "OnnxNode", "OnnxView", "evaluator"]
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 

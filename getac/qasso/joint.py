@@ -1,6 +1,6 @@
 """The joint stage: redundant units are forgotten, and their steps d follow, around the base optimizer's step.
 
-For a redundant unit with group x, at step k of a period of K steps (arXiv 2502.16638, section 5.3):
+For a redundant unit with group x, at step k of a period of K steps (arXiv 2502.16638):
 
     clip  = min(|x|, q_m)^t,   R = round(clip / d) - clip / d           before the step
     u     = (x_before - x_after) / alpha                                what the base rule did: SGD's gradient
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from getac.qasso.pieces import Held, pieces_of
+from getac.qasso.pieces import Held, Piece, pieces_of
 from getac.qasso.slots import Slots, Steps
 from getac.qasso.units import UnitTable
 
@@ -129,7 +129,7 @@ class JointUpdate:
         """Forgets, after the base optimizer's step.
 
         Args:
-            before: From `gather`.
+            before: From the last `gather`; it is used up.
             rates: The learning rates of that step.
             step: k, from 0 on.
             steps: K.
@@ -148,14 +148,14 @@ class JointUpdate:
         of_clip, of_residual = rate * before.d, rate * self._slots.spread(d, 1.0)
         parts = zip(self._pieces, before.held, self._split(of_clip), self._split(of_residual), strict=True)
         for piece, held, clip, residual in parts:
-            piece.add(scaled(held, clip, residual))
+            piece.add(scale_(held, clip, residual))
 
     def _split(self, values: Tensor) -> Sequence[Tensor]:
         return torch.split(values, self._sizes)
 
     def _moves(self, before: Before, rates: Rates) -> Moves:
         """Sums over rows of what is alpha u = x_before - x_after; clip is v d."""
-        found = [move_of(piece.read(), held) for piece, held in zip(self._pieces, before.held, strict=True)]
+        found = [move_of(piece, held) for piece, held in zip(self._pieces, before.held, strict=True)]
         norms, with_v, v_norms, with_residual = (
             torch.cat(parts).double() for parts in zip(*found, strict=True)
         )
@@ -215,18 +215,21 @@ def pad(owners: Tensor, layers: int, none: int) -> Tensor:
     return torch.cat([owners, more])
 
 
-def move_of(after: Tensor, held: Held) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def move_of(piece: Piece, held: Held) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """||alpha u||, alpha u . v, ||v|| and alpha u . sgn(x) R of each row."""
+    after = piece.read("after")
     moved, norm = torch.sub(held.x, after, out=after), torch.linalg.vector_norm
-    norms, with_v = norm(moved, dim=1), torch.linalg.vecdot(moved, held.v)
-    residual = held.residual
-    with_residual = torch.zeros_like(norms) if residual is None else torch.linalg.vecdot(moved, residual)
+    product = piece.scratch("product", moved)
+    norms, with_v = norm(moved, dim=1), torch.mul(moved, held.v, out=product).sum(1)
+    if held.residual is None:
+        return norms, with_v, norm(held.v, dim=1), torch.zeros_like(norms)
+    with_residual = torch.mul(moved, held.residual, out=product).sum(1)
     return norms, with_v, norm(held.v, dim=1), with_residual
 
 
-def scaled(held: Held, of_clip: Tensor, of_residual: Tensor) -> Tensor:
-    """What is added to the rows: -gamma sgn(x) (clip + d R)."""
-    change = held.v * of_clip.to(held.v.dtype)[:, None]
+def scale_(held: Held, of_clip: Tensor, of_residual: Tensor) -> Tensor:
+    """What is added to the rows, -gamma sgn(x) (clip + d R); in the memory of v."""
+    change = held.v.mul_(of_clip.to(held.v.dtype)[:, None])
     if held.residual is not None:
         change.addcmul_(held.residual, of_residual.to(held.v.dtype)[:, None])
     return change

@@ -36,7 +36,7 @@ __all__ = ["QASSO"]
 
 Removal = Literal["period", "end", "never"]
 KEY = "qasso"
-QUANTIZER_SHARE = 0.01  # of the learning rate: steps d are as small as the integers are many
+STEP_SHARE = 0.01  # of the ranges' learning rate: a step is that much smaller than its range
 
 
 class QASSO(Optimizer):
@@ -49,12 +49,14 @@ class QASSO(Optimizer):
     Args:
         module: From `getac.prepare` or `getac.GETA`; it changes in place.
         params: Parameters, or groups of them as torch takes them; None: all of the module. Those of
-            quantizers make a group of their own, the last, without weight decay.
+            quantizers make two groups of their own, the last, without weight decay: q_m and t, and d.
         schedule: How many steps each stage has.
         pruning: Which units become redundant; None: half of them.
         variant: The base: "sgd", "adam" or "adamw".
         lr: The learning rate.
-        quantizer_lr: That of d, q_m and t; None: a hundredth of lr.
+        quantizer_lr: That of q_m and t; None: lr. A range must be able to follow its weights, which cannot
+            grow beyond it.
+        step_lr: That of d; None: a hundredth of quantizer_lr.
         bit_reduction: By how many bits the upper bound falls after each projection period: b_r of the paper;
             None: evenly.
         constants: beta, eta and xi of the paper.
@@ -79,6 +81,7 @@ class QASSO(Optimizer):
         variant: str = "adamw",
         lr: float = 1e-3,
         quantizer_lr: float | None = None,
+        step_lr: float | None = None,
         bit_reduction: float | None = None,
         constants: JointConstants | None = None,
         removal: Removal = "period",
@@ -90,8 +93,9 @@ class QASSO(Optimizer):
         self.module, self.schedule, self.removal = module, schedule, removal
         self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
         self.check_every = check_every
-        rate = lr * QUANTIZER_SHARE if quantizer_lr is None else quantizer_lr
-        self.base = base_optimizer(module, variant, params, lr, rate, options)
+        of_ranges = lr if quantizer_lr is None else quantizer_lr
+        of_steps = of_ranges * STEP_SHARE if step_lr is None else step_lr
+        self.base = base_optimizer(module, variant, params, lr, of_ranges, of_steps, options)
         super().__init__(self.base.param_groups, self.base.defaults)
         self._share()
         self.bounds = FallingBounds.of(module, bit_reduction)

@@ -6,7 +6,7 @@ Vectors without a quantizer (biases, norms) are one piece all together: there ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,10 +41,12 @@ class Piece:
 
     Args:
         is_plain: Whether the exponent of the quantizer is 1 for good.
+        memory: Taken once: fresh memory for every step would cost more time than the arithmetic.
     """
 
     rows: Sequence[Rows]
     is_plain: bool = True
+    memory: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -59,14 +61,22 @@ class Piece:
     def steers(self) -> bool:
         return self.rows[0].entry.steers
 
-    def read(self) -> Tensor:
-        """The rows as they are now; shape (n, len), float32 at least."""
+    def scratch(self, name: str, like: Tensor) -> Tensor:
+        """Memory that keeps its numbers until it is asked for under the same name again."""
+        found = self.memory.get(name)
+        if found is None or found.shape != like.shape or found.dtype != like.dtype:
+            found = self.memory[name] = torch.empty_like(like)
+        return found
+
+    def read(self, name: str) -> Tensor:
+        """The rows as they are now; shape (n, len), float32 at least; see `scratch`."""
+        first = self.rows[0]
         if len(self.rows) > 1:
-            return torch.cat([widened(one.gather(one.entry.parameter.detach())) for one in self.rows])[
-                :, None
-            ]
-        (one,) = self.rows
-        return flat(one.gather(one.entry.parameter.detach()), one.entry.dimension)
+            found = torch.cat([one.gather(one.entry.parameter) for one in self.rows])
+        else:
+            found = first.gather(first.entry.parameter, out=self.memory.get(name))
+            self.memory[name] = found
+        return flat(found, first.entry.dimension)
 
     def add(self, change: Tensor) -> None:
         """Adds to the rows; shape (n, len)."""
@@ -91,21 +101,22 @@ class Piece:
             d: The step of each row, shape (n,).
             top: q_m^t / d of each row.
         """
-        x, quantizer = self.read(), self.quantizer
+        x, quantizer = self.read("x"), self.quantizer
         if quantizer is None:
             return Held(x, x, None)
         if not self.steers:
             return self._hold_by_others(x, quantizer)
         reach = x if self.is_plain else power(x, quantizer.t.detach().clamp(*EXPONENTS))
         wide = top.to(x.dtype)[:, None]
-        v = (reach / d.to(x.dtype)[:, None]).clamp_(-wide if quantizer.bits.signed else 0 * wide, wide)
-        return Held(x, v, v.round().sub_(v))
+        v = torch.div(reach, d.to(x.dtype)[:, None], out=self.scratch("v", x))
+        v.clamp_(-wide if quantizer.bits.signed else 0 * wide, wide)
+        return Held(x, v, torch.round(v, out=self.scratch("residual", v)).sub_(v))
 
     def _hold_by_others(self, x: Tensor, quantizer: PlacedQuantizer) -> Held:
         """Where the steps belong to other units (of the rows, while these are columns): d is in v and R."""
         (one,) = self.rows
         on = lattice(quantizer.d.detach(), quantizer.q_m.detach(), quantizer.t.detach(), quantizer.bits)
-        like = one.gather(one.entry.parameter.detach())
+        like = one.gather(one.entry.parameter)
         shape = [-1 if i == quantizer.axis else 1 for i in range(like.ndim)]
         on = on.each(lambda step: flat(step.view(shape).expand_as(like), one.entry.dimension))
         top = torch.as_tensor(on.top, dtype=x.dtype, device=x.device)

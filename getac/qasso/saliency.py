@@ -8,8 +8,8 @@
     mixed                the mean of the five, each in units of its own mean
 
 In the mixture, norms are relative to the mean of their class, because layers differ in their fan-in and
-nothing else; changes of the loss compare across layers and are relative to the mean of all units, as GETA
-has it (arXiv 2502.16638). The cosine needs no unit.
+nothing else; changes of the loss compare across layers and are relative to the mean of all units. The cosine
+needs no unit. Mixing these five is GETA's idea (arXiv 2502.16638), how they are normalised is ours.
 """
 
 from __future__ import annotations

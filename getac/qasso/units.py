@@ -52,9 +52,9 @@ class Rows:
     index: Tensor
     owners: Tensor
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor, out: Tensor | None = None) -> Tensor:
         """A copy of these rows of the parameter, or of a tensor that is shaped alike."""
-        return tensor.index_select(self.entry.dimension, self.index)
+        return torch.index_select(tensor.detach(), self.entry.dimension, self.index, out=out)
 
     @torch.no_grad()
     def fill(self, tensor: Tensor) -> None:

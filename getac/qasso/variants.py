@@ -29,15 +29,18 @@ def base_optimizer(
     params: Iterable[Any] | None,
     lr: float | Tensor,
     quantizer_lr: float | Tensor,
+    step_lr: float | Tensor,
     options: Mapping[str, Any],
 ) -> Optimizer:
-    """torch's optimizer on the parameters of a module; its last group are the quantizers'.
+    """torch's optimizer on the parameters of a module; its last two groups are the quantizers'.
 
-    Weight decay would pull steps and ranges towards zero, where they mean nothing: their group has none.
+    Weight decay would pull ranges and steps towards zero, where they mean nothing: their groups have none.
 
     Args:
         variant: sgd, adam or adamw.
         params: Parameters, or groups of them as torch takes them; None: all of the module.
+        quantizer_lr: Of ranges and exponents.
+        step_lr: Of steps.
         options: Arguments of torch's class beside these.
 
     Raises:
@@ -49,9 +52,14 @@ def base_optimizer(
         raise OptionError("unknown variant", required=", ".join(VARIANTS), found=repr(variant))
     check_rate("lr", lr)
     check_rate("quantizer_lr", quantizer_lr)
+    check_rate("step_lr", step_lr)
     given = list(module.parameters()) if params is None else list(params)
-    learned = [one for one in quantizer_parameters(module) if one.requires_grad]
-    groups = [*weight_groups(module, given), {"params": learned, "lr": quantizer_lr, "weight_decay": 0.0}]
+    ranges, steps = quantizer_parameters(module)
+    apart = [
+        {"params": [one for one in found if one.requires_grad], "lr": rate, "weight_decay": 0.0}
+        for found, rate in ((ranges, quantizer_lr), (steps, step_lr))
+    ]
+    groups = [*weight_groups(module, given), *apart]
     try:
         base: Optimizer = kind([group for group in groups if group["params"]], lr=lr, **options)
     except (TypeError, ValueError) as error:  # torch's own checks of its options
@@ -64,7 +72,7 @@ def base_optimizer(
 def weight_groups(module: fx.GraphModule, given: Sequence[Any]) -> list[dict[str, Any]]:
     """The groups as given, without the parameters of quantizers."""
     groups = [dict(one) for one in given] if given and isinstance(given[0], dict) else [{"params": given}]
-    apart = set(quantizer_parameters(module))
+    apart = {one for found in quantizer_parameters(module) for one in found}
     for group in groups:
         listed = group.get("params", [])
         listed = [listed] if isinstance(listed, Tensor) else [parameter_of(one) for one in listed]
@@ -92,10 +100,11 @@ def check_own(module: fx.GraphModule, given: Sequence[Any]) -> None:
         )
 
 
-def quantizer_parameters(module: fx.GraphModule) -> list[Tensor]:
-    """d, q_m and t of all quantizers, each once."""
-    found = (one for q in find_quantizers(module) for one in (q.d, q.q_m, q.t))
-    return list(dict.fromkeys(found))
+def quantizer_parameters(module: fx.GraphModule) -> tuple[list[Tensor], list[Tensor]]:
+    """q_m and t of all quantizers, and d, each once."""
+    quantizers = find_quantizers(module)
+    ranges = dict.fromkeys(one for q in quantizers for one in (q.q_m, q.t))
+    return list(ranges), list(dict.fromkeys(q.d for q in quantizers))
 
 
 def names_of_parameters(module: fx.GraphModule) -> dict[Tensor, str]:

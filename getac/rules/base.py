@@ -84,8 +84,17 @@ class AxisContext(Protocol):
         """Says what this operator calls an axis (see `getac.axes.roles`); nothing depends on it."""
         ...
 
+    def layer(self, into: Axis, out: Axis) -> None:
+        """Says that this operator multiplies by a weight of rows `into` and columns `out`; nothing depends
+        on it but their names."""
+        ...
+
     def is_parameter(self, index: int) -> bool:
         """Whether an input is a stored tensor."""
+        ...
+
+    def is_weight(self, index: int) -> bool:
+        """Whether an input is a stored tensor, or computed from stored tensors alone."""
         ...
 
     def spare(self, index: int, dimension: int) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from getac.axes.axis import Axis, product
+from getac.axes.axis import Axis, leaves, product
 from getac.axes.reasons import CONVOLUTION_WINDOW, SPATIAL
-from getac.axes.roles import CHANNELS, COLUMNS, GROUPS, HEADS, QK_DIMENSIONS, ROWS, V_DIMENSIONS
+from getac.axes.roles import CHANNELS, GROUPS, HEADS, PRODUCT_COLUMNS, QK_DIMENSIONS, V_DIMENSIONS
 from getac.rules.base import UNKNOWN, ZERO, Axes, AxisContext, Floats, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 
-__all__ = ["Convolution", "Gemm", "Linear", "MatMul"]
+__all__ = ["Convolution", "Gemm", "Linear", "MatMul", "attention_roles"]
 
 
 def output_slab(c: SlabContext, weight: Slab, bias: int | None, bias_dimension: int = 0) -> Slab:
@@ -114,6 +114,20 @@ class Convolution(Rule):
         return per_position * math.prod(x if self.transposed else output)
 
 
+def attention_roles(c: AxisContext, batch: Axes, summed: Axis, columns: Axis) -> None:
+    """Names for a product of two activations, as attention has them.
+
+    Args:
+        batch: The dimensions that both have: those of the graph's batch, and then the heads.
+        summed: What is summed away: the dimensions of queries and keys.
+        columns: What the second alone has: the dimensions of values.
+    """
+    c.role(product(*batch[1:]) if len(batch) > 1 else batch[0], HEADS)
+    c.role(summed, QK_DIMENSIONS)
+    has_heads = len(batch) > 1 or len(leaves(batch[0])) > 1  # else it may be a graph's adjacency, say
+    c.role(columns, V_DIMENSIONS if has_heads else PRODUCT_COLUMNS)
+
+
 @dataclass(frozen=True)
 class MatMul(Rule):
     """numpy's matmul: (..., M, K) @ (..., K, N), with broadcast batch dimensions. ONNX MatMul."""
@@ -125,20 +139,16 @@ class MatMul(Rule):
         columns = b[-1:] if len(b) > 1 else ()
         batch_rank = len(c.sizes()) - len(rows) - len(columns)
         batch = broadcast(c, [a[:-2], b[:-2]], c.sizes()[:batch_rank])
-        if c.is_parameter(1):
-            c.role(a[-1], ROWS)
-            c.role(b[-1], COLUMNS)
-        elif batch and not c.is_parameter(0):  # a product of two activations, as attention has them
-            self._attention_roles(c, batch, a, b)
+        self._roles(c, batch, a, b)
         return [(*batch, *rows, *columns)]
 
-    def _attention_roles(self, c: AxisContext, batch: Axes, a: Axes, b: Axes) -> None:
-        if b[-1].size == 1:  # of matrices and vectors: layers with weights of their own, as experts are
-            c.role(a[-1], COLUMNS)
-            return
-        c.role(batch[-1], HEADS)
-        c.role(a[-1], QK_DIMENSIONS)
-        c.role(b[-1], V_DIMENSIONS)
+    def _roles(self, c: AxisContext, batch: Axes, a: Axes, b: Axes) -> None:
+        if c.is_weight(1):
+            c.layer(b[-2] if len(b) > 1 else b[0], b[-1] if len(b) > 1 else c.atom(1))
+        elif len(a) > 1 and (c.is_weight(0) or b[-1].size == 1):  # or matrices that tokens chose, of experts
+            c.layer(a[-1], a[-2])
+        elif batch:
+            attention_roles(c, batch, a[-1], b[-1])
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         a, b = len(c.input_sizes(0)), len(c.input_sizes(1))
@@ -180,8 +190,7 @@ class Gemm(Rule):
         rows, inner_a = reversed(a) if self.transpose_a else a
         inner_b, columns = reversed(b) if self.transpose_b else b
         c.same(inner_a, inner_b)
-        c.role(inner_b, ROWS)
-        c.role(columns, COLUMNS)
+        c.layer(inner_b, columns)
         out = (rows, columns)
         if bias := c.optional_input(2):
             broadcast(c, [out, bias], c.sizes())
@@ -215,8 +224,7 @@ class Linear(Rule):
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, weight = c.input(0), c.input(1)
         c.same(x[-1], weight[-1])
-        c.role(weight[-1], ROWS)
-        c.role(weight[0], COLUMNS)
+        c.layer(weight[-1], weight[0])
         if bias := c.optional_input(2):
             c.same(weight[0], bias[0])
         return [(*x[:-1], *weight[:-1])]

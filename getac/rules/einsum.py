@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from string import ascii_letters
 
 import numpy as np
 
-from getac.axes.axis import Axis
+from getac.axes.axis import Axis, product
 from getac.axes.reasons import DIAGONAL
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
+from getac.rules.contraction import attention_roles
 
 __all__ = ["Einsum", "parse"]
 
@@ -46,6 +48,12 @@ def parse(equation: str, ranks: Sequence[int]) -> Einsum:
     return Einsum(operands, right.replace("...", ellipsis))
 
 
+def last_run(weight: str, other: str) -> str:
+    """The last letters in a row that a weight has alone: its columns, if it has several matrices."""
+    runs = "".join(" " if letter in other else letter for letter in weight).split()
+    return runs[-1] if runs else ""
+
+
 @dataclass(frozen=True)
 class Einsum(Rule):
     """Sums products of the operands over every letter that the result lacks. ONNX Einsum, aten.einsum.
@@ -74,7 +82,36 @@ class Einsum(Rule):
             for letter in set(letters):
                 if letters.count(letter) > 1:
                     c.freeze(found[letter], DIAGONAL)
+        if len(self.operands) == 2:
+            self._roles(c, found)
         return [tuple(found[letter] for letter in self.result)]
+
+    def _roles(self, c: AxisContext, found: dict[str, Axis]) -> None:
+        """Names, as the matrix product has them: several letters in a row are one dimension there."""
+        a, b = self.operands
+        summed = self._product(found, [x for x in a if x in b and x not in self.result])
+        if c.is_weight(1) or c.is_weight(0):
+            weight, other = (b, a) if c.is_weight(1) else (a, b)
+            c.layer(summed, self._product(found, last_run(weight, other)))
+            return
+        shared = [x for x in self.result if x in a and x in b]
+        heads = [x for x in a if x in self._repeated(shared)]
+        columns = [x for x in b if x not in a and x in self.result]
+        if summed.size > 1 and shared:
+            batch = (found[shared[0]], *(found[x] for x in heads))
+            attention_roles(c, batch, summed, self._product(found, columns))
+
+    def _repeated(self, shared: Sequence[str]) -> str:
+        """The heads that both operands have, and what stands next to them in the first alone: repeats."""
+        a, b = self.operands
+        heads = "".join(shared[1:])
+        for letter, behind in pairwise(a):
+            if letter in heads and behind not in b and behind in self.result:
+                heads += behind
+        return heads
+
+    def _product(self, found: dict[str, Axis], letters: Sequence[str]) -> Axis:
+        return product(*(found[letter] for letter in letters))
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         places = self._places([c.input_sizes(i) for i in range(len(self.operands))])

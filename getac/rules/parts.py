@@ -10,7 +10,7 @@ import numpy as np
 from getac.axes.axis import Axis, product, total
 from getac.axes.contents import Entry, Literal, Unknown
 from getac.axes.reasons import COMPUTED_PLACE, EMPTY_SLICE, INDEXED, INTERLEAVED, SLICED_IN_STEPS
-from getac.axes.roles import EMBEDDING
+from getac.axes.roles import EMBEDDING, UNITS, UNUSED_ROWS
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
 __all__ = ["Concat", "Cut", "Gather", "Slice", "Split"]
@@ -152,6 +152,9 @@ class Slice(Rule):
         before, piece = c.atom(cut.start), c.atom(cut.stop - cut.start)
         after = c.atom(axis.size - cut.stop)
         c.same(axis, total(before, piece, after))
+        if c.is_parameter(0):
+            c.role(piece, UNITS)
+            c.role(total(before, after), UNUSED_ROWS)
         start = total(piece, after) if cut.start_from_end else before
         stop = after if cut.stop_from_end else total(before, piece)
         c.size_site("starts", start, cut.entry, from_end=cut.start_from_end)
@@ -209,7 +212,7 @@ class Gather(Rule):
         data, indices = c.input(0), c.input(1)
         dimension = self.axis % len(data)
         c.freeze(data[dimension], INDEXED)
-        if len(data) == 2 and c.is_parameter(0):
+        if len(data) == 2 and c.is_weight(0):
             c.role(data[1 - dimension], EMBEDDING)
         if len(data) == 1 and self.picks is not None and (contents := c.contents(0)):
             c.set_contents(tuple(contents[pick] for pick in self.picks))

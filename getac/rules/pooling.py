@@ -26,11 +26,13 @@ class Spatial(Rule):
             mixed in (padding that counts), only a channel of zeros does.
         sizes_input: The input that lists the output's sizes, for Resize.
         spatial: How many trailing dimensions are spatial; None: all but two.
+        maximum: Whether every entry is the greatest of a window.
     """
 
     keeps_constant: bool = True
     sizes_input: int | None = None
     spatial: int | None = None
+    maximum: bool = False
 
     def _leading(self, rank: int) -> int:
         return 2 if self.spatial is None else max(rank - self.spatial, 0)

@@ -1,4 +1,4 @@
-"""Operators that compute nothing: every entry of their result is one of their operand's.
+"""Which node a node's entries are taken from, in a captured graph: operators that compute nothing.
 
 A value that they make of a quantized one lies on its lattice, and needs no quantizer of its own.
 """
@@ -10,7 +10,6 @@ import operator
 
 from torch import fx
 
-from getac.axes.reasons import REVERSED, ROLLED
 from getac.fx_graph.call import is_tensor
 from getac.fx_graph.operators import call_of
 from getac.fx_graph.reader import operator_name
@@ -18,23 +17,11 @@ from getac.rules.base import Rule
 from getac.rules.elementwise import Elementwise
 from getac.rules.indexing import Index
 from getac.rules.layout import Expand, Reshape, Transpose
-from getac.rules.parts import Gather, Slice, Split
-from getac.rules.pooling import Spatial
-from getac.rules.rearrange import (
-    ChannelShuffle,
-    DepthToSpace,
-    Reordered,
-    RepeatInterleave,
-    SpaceToDepth,
-    Tile,
-    Unbind,
-    Windows,
-)
+from getac.rules.parts import Split
+from getac.rules.picking import picks, rearranges
+from getac.rules.rearrange import Unbind
 
 __all__ = ["dimension_before", "is_copy", "is_dropout", "picked_from", "rearranged_from", "rule_of"]
-
-REARRANGING = (Reshape, Transpose, DepthToSpace, SpaceToDepth, ChannelShuffle)  # every entry, once
-SELECTING = (Expand, Slice, Split, Unbind, Gather, Index, Tile, RepeatInterleave, Windows)
 
 
 def rule_of(node: fx.Node) -> Rule | None:
@@ -47,20 +34,18 @@ def is_dropout(node: fx.Node) -> bool:
     return operator_name(node).removesuffix("_") in ("aten.dropout", "aten.feature_dropout")
 
 
-def is_maximum(node: fx.Node) -> bool:
-    return isinstance(rule_of(node), Spatial) and "max_pool" in operator_name(node)
+def shifts_in_training(node: fx.Node) -> bool:
+    """Whether it is a dropout that writes other numbers than zero."""
+    return "dropout" in operator_name(node) and not is_dropout(node)
 
 
 def is_copy(node: fx.Node) -> bool:
     """A cast, a clone, a change of layout in memory."""
-    rule = rule_of(node)
-    drops = "dropout" in operator_name(node)
-    return isinstance(rule, Elementwise) and rule.value == "first" and not drops
-
-
-def is_moved(node: fx.Node) -> bool:
-    rule = rule_of(node)
-    return isinstance(rule, Reordered) and rule.reason in (ROLLED, REVERSED)
+    return (
+        isinstance(rule_of(node), Elementwise)
+        and rearranges(rule_of(node))
+        and "dropout" not in operator_name(node)
+    )
 
 
 def rearranged_from(node: fx.Node) -> fx.Node | None:
@@ -68,16 +53,14 @@ def rearranged_from(node: fx.Node) -> fx.Node | None:
 
     Behind a dropout the range in training would not be the one in evaluation: the quantizer is in front.
     """
-    is_kind = (is_moved, is_copy, is_maximum, is_dropout)
-    rearranges = isinstance(rule_of(node), REARRANGING) or any(is_one(node) for is_one in is_kind)
-    return first_operand(node) if rearranges else None
+    return first_operand(node) if rearranges(rule_of(node)) and not shifts_in_training(node) else None
 
 
 def picked_from(node: fx.Node) -> fx.Node | None:
     """The node that every entry of a node is taken from, some of them perhaps; None of others."""
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         return node.args[0]  # it has several results
-    return first_operand(node) if isinstance(rule_of(node), SELECTING) else rearranged_from(node)
+    return first_operand(node) if picks(rule_of(node)) and not shifts_in_training(node) else None
 
 
 def first_operand(node: fx.Node) -> fx.Node | None:

@@ -38,7 +38,8 @@ def export(module: fx.GraphModule, path: str | os.PathLike[str]) -> Path:
         BadInputError: The module does not come from `getac.prepare`, or cannot be exported.
         OutputError: The file cannot be written.
     """
-    return write_model(to_onnx(module), path)
+    write_model(to_onnx(module), path)
+    return Path(path)
 
 
 def to_onnx(module: fx.GraphModule) -> ir.Model:

@@ -20,10 +20,14 @@ WARM_UP = Schedule(200, 0, 1, 0, 1, 0)
 
 def groups(module: fx.GraphModule, quantizer_lr: float) -> list[dict[str, Any]]:
     """As a person would write them for torch."""
-    apart = set(quantizer_parameters(module))
-    weights = [one for one in module.parameters() if one not in apart]
-    learned = [one for one in module.parameters() if one in apart and one.requires_grad]
-    return [{"params": weights}, {"params": learned, "lr": quantizer_lr, "weight_decay": 0.0}]
+    ranges, steps = quantizer_parameters(module)
+    weights = [one for one in module.parameters() if one not in {*ranges, *steps}]
+    learned = [one for one in ranges if one.requires_grad]
+    return [
+        {"params": weights},
+        {"params": learned, "lr": quantizer_lr, "weight_decay": 0.0},
+        {"params": steps, "lr": quantizer_lr / 100, "weight_decay": 0.0},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +44,8 @@ def groups(module: fx.GraphModule, quantizer_lr: float) -> list[dict[str, Any]]:
 )
 def test_warm_up_is_torchs_optimizer_to_the_bit(variant: str, lr: float, options: dict[str, Any]) -> None:
     ours, theirs = prepared(), prepared()
-    optimizer = QASSO(ours, variant=variant, lr=lr, quantizer_lr=lr / 100, schedule=WARM_UP, **options)
-    reference = VARIANTS[variant](groups(theirs, lr / 100), lr=lr, **options)  # type: ignore[call-arg]
+    optimizer = QASSO(ours, variant=variant, lr=lr, quantizer_lr=lr / 2, schedule=WARM_UP, **options)
+    reference = VARIANTS[variant](groups(theirs, lr / 2), lr=lr, **options)
     assert train(ours, optimizer, 100) == train(theirs, reference, 100)
     for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -65,18 +69,20 @@ def test_parameter_groups_keep_their_settings() -> None:
     module = prepared()
     head = [*module.get_submodule("head").parameters(recurse=False)]
     rest = [one for one in module.parameters() if all(one is not other for other in head)]
-    base = base_optimizer(module, "sgd", [{"params": rest}, {"params": head, "lr": 0.5}], 0.1, 0.01, {})
-    assert [group["lr"] for group in base.param_groups] == [0.1, 0.5, 0.01]
-    learned = set(base.param_groups[2]["params"])
-    assert learned and learned == {one for one in quantizer_parameters(module) if one.requires_grad}
+    given = [{"params": rest}, {"params": head, "lr": 0.5}]
+    base = base_optimizer(module, "sgd", given, 0.1, 0.01, 0.001, {})
+    assert [group["lr"] for group in base.param_groups] == [0.1, 0.5, 0.01, 0.001]
+    ranges, steps = quantizer_parameters(module)
+    assert set(base.param_groups[2]["params"]) == {one for one in ranges if one.requires_grad}
+    assert set(base.param_groups[3]["params"]) == set(steps)
 
 
 def test_named_parameters_are_taken() -> None:
     module = prepared()
-    base = base_optimizer(module, "adam", module.named_parameters(), 0.1, 0.01, {})
-    assert sum(len(group["params"]) for group in base.param_groups) == sum(
-        one.requires_grad or one not in set(quantizer_parameters(module)) for one in module.parameters()
-    )
+    named = base_optimizer(module, "adam", module.named_parameters(), 0.1, 0.01, 0.001, {})
+    every = base_optimizer(module, "adam", None, 0.1, 0.01, 0.001, {})
+    for one, other in zip(named.param_groups, every.param_groups, strict=True):
+        assert all(a is b for a, b in zip(one["params"], other["params"], strict=True))
 
 
 def test_refuses_foreign_parameters() -> None:

@@ -37,6 +37,7 @@ class Finding:
     Args:
         nodes: How many operators the graph has.
         classes: How many open classes.
+        roles: What their units are called, sorted.
         prunable: The share of the stored floats that lie in tensors with an open class.
         kept: The share of the stored floats that is left when half of the units are gone.
         difference: The largest difference between masked and sliced at two batch sizes, relative to the
@@ -48,6 +49,7 @@ class Finding:
 
     nodes: int
     classes: int
+    roles: tuple[str, ...]
     prunable: float
     kept: float
     difference: float
@@ -99,6 +101,7 @@ class Case:
         return Finding(
             nodes=len(analysis.view.nodes),
             classes=len(analysis.classes),
+            roles=tuple(sorted(one.role for one in analysis.classes)),
             prunable=self.prunable,
             kept=self.kept,
             difference=difference,

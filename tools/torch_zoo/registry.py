@@ -19,6 +19,7 @@ from tools.torch_zoo.sequences import graph_network, lstm_tagger
 from tools.torch_zoo.shufflenet import shufflenet_v1, shufflenet_v2
 from tools.torch_zoo.transformers_text import albert, bert, distilbert, gpt2, llama, mamba, mixtral, t5
 from tools.torch_zoo.transformers_vision import clip, swin, vit, whisper
+from tools.torch_zoo.vocoder import vocoder
 
 __all__ = ["TORCH_ZOO", "example"]
 
@@ -34,6 +35,7 @@ FAMILIES: tuple[Callable[[], Example], ...] = (
     convnext,
     unet,
     super_resolution,
+    vocoder,
     lstm_tagger,
     graph_network,
     fused_vit,
