@@ -159,7 +159,9 @@ def replace(node: ir.Node, result: Array) -> ir.Value:
         for user, index in users:
             user.replace_input_with(index, None)
         graph.remove(node, safe=True)
-    stored = add_initializer(graph, free_name(graph, sources) or f"{output.name}.folded", result)
+    alike = [value for value in sources if array_of(value).shape == result.shape]
+    name = free_name(graph, sources if len(sources) == 1 else alike)
+    stored = add_initializer(graph, name or f"{output.name}.folded", result)
     for user, index in users:
         user.replace_input_with(index, stored)
     return stored
@@ -170,7 +172,8 @@ def is_stored_float(value: ir.Value) -> bool:
 
 
 def free_name(graph: ir.Graph, sources: list[ir.Value]) -> str | None:
-    """The name of the one stored tensor that a result was made of, once nothing else reads it."""
+    """The name of the one stored tensor that a result was made of (of that shape, if there were several),
+    once nothing else reads it."""
     if len(sources) != 1 or sources[0].uses() or sources[0].is_graph_output():
         return None
     graph.initializers.pop(str(sources[0].name))

@@ -11,6 +11,7 @@ from torch import fx
 
 from getac.axes.reasons import COMPUTED_PLACE, NO_RULE, NOT_FOLLOWED, RANGE, SOFTMAX, Reason
 from getac.fx_graph.call import Call, Maker, call, is_tensor, table, tensor_arguments
+from getac.fx_graph.composite_operators import COMPOSITE_OPERATORS
 from getac.fx_graph.rarer_operators import RARER_OPERATORS, SIZE_OPERATORS
 from getac.fx_graph.reader import CallReader, NotConstant, operator_name
 from getac.rules.contraction import Convolution, Gemm, Linear, MatMul
@@ -299,8 +300,11 @@ OPERATORS: dict[str, Maker] = table(
             log log1p log2 logical_and logical_not logical_or logical_xor log_sigmoid lt maximum minimum
             mish nan_to_num ne neg pow reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid
             sign silu sin sinh softplus sqrt square sub tan tanh threshold trunc masked_fill __and__
-            __or__ ones_like zeros_like angle complex conj imag polar real""",
-        product_like: "mul",
+            __or__ ones_like zeros_like angle complex conj imag polar real
+            absolute acosh asinh atanh copysign deg2rad digamma divide erfc erfinv fix float_power frac
+            hardshrink heaviside hypot isclose isfinite ldexp lgamma logaddexp logaddexp2 logit negative
+            positive rad2deg rrelu signbit sinc softshrink special_expm1 subtract true_divide xlogy""",
+        product_like: "mul multiply",
         same_value: """alias alpha_dropout clone contiguous detach dropout feature_alpha_dropout
             feature_dropout lift_fresh_copy to type_as _to_copy native_dropout""",
         unknown_value: "rand_like randn_like empty_like full_like bernoulli",
@@ -327,7 +331,7 @@ OPERATORS: dict[str, Maker] = table(
         view("shape"): "reshape",
         unflatten: "unflatten",
         regroup: "flatten ravel squeeze unsqueeze",
-        transpose("dim0", "dim1"): "transpose",
+        transpose("dim0", "dim1"): "transpose swapdims",
         transpose("axis0", "axis1"): "swapaxes",
         permute: "permute",
         movedim: "movedim moveaxis",
@@ -335,7 +339,7 @@ OPERATORS: dict[str, Maker] = table(
         matrix_transpose: "t numpy_T",
         expand: "expand broadcast_to",
         expand_as: "expand_as",
-        concat: "cat concat",
+        concat: "cat concat concatenate",
         split: "split chunk split_with_sizes tensor_split unsafe_split unsafe_chunk",
         slice_: "slice",
         embedding: "embedding",
@@ -353,7 +357,7 @@ OPERATORS: dict[str, Maker] = table(
         fresh(RANGE): "arange linspace eye scalar_tensor",
     }
 )
-OPERATORS |= RARER_OPERATORS | SIZE_OPERATORS
+OPERATORS |= RARER_OPERATORS | COMPOSITE_OPERATORS | SIZE_OPERATORS
 
 
 def follow(node: fx.Node) -> Call | Reason:

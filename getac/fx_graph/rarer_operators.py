@@ -135,8 +135,6 @@ def repeat(r: CallReader) -> Call:
 
 
 def tile(r: CallReader) -> Call:
-    if len(r.integers("dims")) < r.rank():
-        raise NotConstant("a list of repeats that is filled up in front")
     return call(r, Tile(), "self", lists={1: "dims"})
 
 
@@ -305,7 +303,7 @@ RARER_OPERATORS: dict[str, Maker] = table(
         matmul_add("batch1", "batch2"): "baddbmm",
         matmul_add("mat", "vec"): "addmv",
         einsum_add("bij", "bjk", "ik", "batch1", "batch2"): "addbmm",
-        einsum_add("i", "j", "ij", "vec1", "vec2"): "addr ger",
+        einsum_add("i", "j", "ij", "vec1", "vec2"): "addr",
         einsum: "einsum",
         tensordot: "tensordot",
         cell(4, 2): "lstm_cell",

@@ -21,6 +21,7 @@ from getac.fx_graph.operators import call_of
 from getac.fx_graph.reader import CallReader
 from getac.fx_graph.refresh import refresh_sizes
 from getac.fx_graph.view import FxView
+from getac.rules.parts import Split
 from getac.slicing import SizeChange
 
 __all__ = ["FxEditor", "cut_tensor", "kept_part"]
@@ -87,7 +88,8 @@ def write_node(node: fx.Node, changes: Mapping[Site, SizeChange]) -> None:
     assert call is not None
     parts = {site.index: new for site, (_, new) in changes.items() if site.argument == "split"}
     if parts:
-        write_split(node, [parts[index] for index in range(len(parts))])
+        assert isinstance(call.rule, Split)
+        write_split(node, [parts[index] for index in range(len(parts))], call.rule.axis)
         return
     for site, (old, new) in changes.items():
         if old != new:
@@ -107,9 +109,8 @@ def write(node: fx.Node, name: str, index: int, value: Any) -> None:
     set_argument(node, name, value)
 
 
-def write_split(node: fx.Node, sizes: list[int]) -> None:
+def write_split(node: fx.Node, sizes: list[int], dimension: int) -> None:
     """chunk(x, n) and split(x, size) cannot say unequal parts; split_with_sizes can."""
-    arguments = CallReader(node).arguments
     node.target = aten.split_with_sizes.default
-    node.args = (arguments["self"], sizes, arguments.get("dim", 0))
+    node.args = (CallReader(node).get("self"), sizes, dimension)
     node.kwargs = {}

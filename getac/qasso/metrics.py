@@ -7,16 +7,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import fx
 
 from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
 from getac.axes.costs import meter_of
 from getac.axes.meter import Cost
 from getac.fx_graph.view import FxView
+from getac.qasso.position import Position
+from getac.qasso.schedule import Stage
+from getac.qasso.units import UnitTable
 from getac.quantizer import Quantizer
-from getac.training.quantizers import PlacedQuantizer
+from getac.training.quantizers import PlacedQuantizer, find_quantizers
 
-__all__ = ["Metrics", "cost_of", "mean_of", "numbers_of_bits"]
+__all__ = ["Metrics", "cost_of", "measure"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Metrics:
         step: How many steps are done.
         stage: warm-up, projection, joint or cool-down.
         sparsity: The share of all prunable units that are zero or removed.
+        goal: The share that is in the end: as near to what was asked for as alignment lets it.
         units: How many units are left.
         weight_bits: The mean number of bits of quantized weights, each weight counted once; None: there are
             none.
@@ -39,12 +44,39 @@ class Metrics:
     step: int
     stage: str
     sparsity: float
+    goal: float
     units: int
     weight_bits: float | None
     activation_bits: float | None
     parameters: float
     macs: float
     bops: float
+
+
+def measure(module: fx.GraphModule, table: UnitTable, position: Position, stage: Stage) -> Metrics:
+    """Looks at a module and its quantizers as they are.
+
+    Args:
+        table: The units of the module.
+        stage: That of the last step.
+    """
+    quantizers = find_quantizers(module)
+    bits = numbers_of_bits(quantizers)
+    keep = table.keep(position.gone.nonzero()[:, 0])
+    masks = {one.atom: keep[one.name] for one in table.classes if one.name in keep}
+    cost, dense, units = cost_of(table.analysis, masks, bits), position.dense, max(position.units, 1)
+    return Metrics(
+        step=position.step,
+        stage=stage.value,
+        sparsity=position.zero / units,
+        goal=position.goal / units,
+        units=position.units - position.zero,
+        weight_bits=mean_of(bits, quantizers, weights=True),
+        activation_bits=mean_of(bits, quantizers, weights=False),
+        parameters=cost.parameters / max(dense.parameters, 1),
+        macs=cost.macs / max(dense.macs, 1),
+        bops=cost.bops / max(dense.bops, 1),
+    )
 
 
 def cost_of(analysis: Analysis, masks: Mapping[Axis, Mask], bits: Mapping[str, float] | None) -> Cost:

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, fx
 from torch.optim import Optimizer
 
-from getac.axes.axis import Axis, Mask
-from getac.errors import BadInputError, OptionError
+from getac.errors import OptionError
 from getac.qasso.bounds import FallingBounds, read_bounds, write_bounds
 from getac.qasso.finite import check_finite
 from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
-from getac.qasso.metrics import Metrics, cost_of, mean_of, numbers_of_bits
-from getac.qasso.position import Position, no_units
+from getac.qasso.metrics import Metrics, cost_of, measure
+from getac.qasso.position import KEY, Position, no_units, saved_position
 from getac.qasso.projection import Projection, fix_bits
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Moment, Schedule, Stage
@@ -35,8 +34,6 @@ from getac.training.state import state_of
 __all__ = ["QASSO"]
 
 Removal = Literal["period", "end", "never"]
-KEY = "qasso"
-STEP_SHARE = 0.01  # of the ranges' learning rate: a step is that much smaller than its range
 
 
 class QASSO(Optimizer):
@@ -93,9 +90,7 @@ class QASSO(Optimizer):
         self.module, self.schedule, self.removal = module, schedule, removal
         self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
         self.check_every = check_every
-        of_ranges = lr if quantizer_lr is None else quantizer_lr
-        of_steps = of_ranges * STEP_SHARE if step_lr is None else step_lr
-        self.base = base_optimizer(module, variant, params, lr, of_ranges, of_steps, options)
+        self.base = base_optimizer(module, variant, params, lr, quantizer_lr, step_lr, options)
         super().__init__(self.base.param_groups, self.base.defaults)
         self._share()
         self.bounds = FallingBounds.of(module, bit_reduction)
@@ -243,25 +238,8 @@ class QASSO(Optimizer):
 
     def metrics(self) -> Metrics:
         """How the training stands; waits for the device."""
-        position, quantizers = self.position, find_quantizers(self.module)
-        bits = numbers_of_bits(quantizers)
-        cost = cost_of(self.table.analysis, self.table_masks(), bits)
-        return Metrics(
-            step=position.step,
-            stage=self.schedule.at(max(position.step - 1, 0)).stage.value,
-            sparsity=position.zero / position.units if position.units else 0.0,
-            units=position.units - position.zero,
-            weight_bits=mean_of(bits, quantizers, weights=True),
-            activation_bits=mean_of(bits, quantizers, weights=False),
-            parameters=cost.parameters / max(position.dense.parameters, 1),
-            macs=cost.macs / max(position.dense.macs, 1),
-            bops=cost.bops / max(position.dense.bops, 1),
-        )
-
-    def table_masks(self) -> dict[Axis, Mask]:
-        """The units that are zero and still there, as the analysis wants them."""
-        keep = self.table.keep(self.position.gone.nonzero()[:, 0])
-        return {one.atom: keep[one.name] for one in self.table.classes if one.name in keep}
+        last = self.schedule.at(max(self.position.step - 1, 0))
+        return measure(self.module, self.table, self.position, last.stage)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with how far the training has come under "qasso": numbers, strings and tensors."""
@@ -283,7 +261,7 @@ class QASSO(Optimizer):
         Raises:
             BadInputError: It is one of another optimizer, or of another schedule.
         """
-        own = saved_position(state_dict, self.schedule, self.table)
+        own = saved_position(state_dict, self.schedule, self.table.size)
         super().load_state_dict(dict(state_dict))
         self._share()
         self.bounds = replace(self.bounds, starts=own["starts"], targets=own["targets"])
@@ -300,30 +278,3 @@ def check_removal(removal: str) -> None:
             required=", ".join(get_args(Removal)),
             found=repr(removal),
         )
-
-
-def saved_position(state_dict: Mapping[str, Any], schedule: Schedule, table: UnitTable) -> Mapping[str, Any]:
-    """What is QASSO's own in a state; raises BadInputError if it belongs to another training."""
-    own = state_dict.get(KEY)
-    if not isinstance(own, Mapping):
-        raise BadInputError(
-            "this is not the state of QASSO",
-            required="what state_dict() of a QASSO optimizer has returned",
-            hint="an optimizer of torch cannot be continued: its steps have no stage",
-        )
-    saved = Schedule(**own["schedule"])
-    if replace(saved, cool_down=0) != replace(schedule, cool_down=0):
-        raise BadInputError(
-            "the training was begun with another schedule",
-            required=f"the same stages\n{saved}",
-            found=f"\n{schedule}",
-            hint="make the optimizer as in the first run; only the cool-down may have another length",
-        )
-    if len(own["position"]["gone"]) != table.size:
-        raise BadInputError(
-            "the training was stored with another number of units",
-            required=f"a module with {len(own['position']['gone'])} units",
-            found=f"{table.size}",
-            hint="getac.load cuts a model as it was; give keep and prune as in the first run",
-        )
-    return own

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from getac.axes.meter import Cost
+from getac.errors import BadInputError
+from getac.qasso.schedule import Schedule
 
-__all__ = ["Position"]
+__all__ = ["KEY", "Position", "no_units", "saved_position"]
+
+KEY = "qasso"
 
 
 @dataclass
@@ -60,3 +64,30 @@ class Position:
 
 def no_units(device: torch.device) -> Tensor:
     return torch.empty(0, dtype=torch.long, device=device)
+
+
+def saved_position(state_dict: Mapping[str, Any], schedule: Schedule, units: int) -> Mapping[str, Any]:
+    """What is QASSO's own in a state; raises BadInputError if it belongs to another training."""
+    own = state_dict.get(KEY)
+    if not isinstance(own, Mapping):
+        raise BadInputError(
+            "this is not the state of QASSO",
+            required="what state_dict() of a QASSO optimizer has returned",
+            hint="an optimizer of torch cannot be continued: its steps have no stage",
+        )
+    saved = Schedule(**own["schedule"])
+    if replace(saved, cool_down=0) != replace(schedule, cool_down=0):
+        raise BadInputError(
+            "the training was begun with another schedule",
+            required=f"the same stages\n{saved}",
+            found=f"\n{schedule}",
+            hint="make the optimizer as in the first run; only the cool-down may have another length",
+        )
+    if len(own["position"]["gone"]) != units:
+        raise BadInputError(
+            "the training was stored with another number of units",
+            required=f"a module with {len(own['position']['gone'])} units",
+            found=str(units),
+            hint="getac.load cuts a model as it was; give keep and prune as in the first run",
+        )
+    return own

@@ -65,7 +65,7 @@ class LiveLine:
 
 
 def line_of(found: Metrics, total: int) -> str:
-    """One line: joint  step 340/1000  sparsity 25%  bits w 6.1 a 8.0  BOPs 3.1%"""
+    """One line: joint  step 340/1000  sparsity 25% of 50%  bits w 6.1 a 8.0  BOPs 3.1%"""
     bits = [
         f"{label} {number:.1f}"
         for label, number in (("w", found.weight_bits), ("a", found.activation_bits))
@@ -74,7 +74,7 @@ def line_of(found: Metrics, total: int) -> str:
     parts = [
         f"{found.stage:<10}",
         f"step {found.step}/{max(total, found.step)}",
-        f"sparsity {found.sparsity:.0%}",
+        f"sparsity {found.sparsity:.0%} of {found.goal:.0%}",
         f"bits {' '.join(bits)}" if bits else "floats",
         f"BOPs {found.bops:.1%}",
     ]

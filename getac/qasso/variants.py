@@ -21,6 +21,7 @@ VARIANTS: Mapping[str, type[Any]] = {
     "adamw": torch.optim.AdamW,
 }
 SHOWN_NAMES = 5
+STEP_SHARE = 0.01  # of the ranges' learning rate: a step is that much smaller than its range
 
 
 def base_optimizer(
@@ -28,8 +29,8 @@ def base_optimizer(
     variant: str,
     params: Iterable[Any] | None,
     lr: float | Tensor,
-    quantizer_lr: float | Tensor,
-    step_lr: float | Tensor,
+    quantizer_lr: float | Tensor | None,
+    step_lr: float | Tensor | None,
     options: Mapping[str, Any],
 ) -> Optimizer:
     """torch's optimizer on the parameters of a module; its last two groups are the quantizers'.
@@ -39,8 +40,8 @@ def base_optimizer(
     Args:
         variant: sgd, adam or adamw.
         params: Parameters, or groups of them as torch takes them; None: all of the module.
-        quantizer_lr: Of ranges and exponents.
-        step_lr: Of steps.
+        quantizer_lr: Of ranges and exponents; None: lr.
+        step_lr: Of steps; None: a hundredth of quantizer_lr.
         options: Arguments of torch's class beside these.
 
     Raises:
@@ -51,13 +52,15 @@ def base_optimizer(
     if kind is None:
         raise OptionError("unknown variant", required=", ".join(VARIANTS), found=repr(variant))
     check_rate("lr", lr)
-    check_rate("quantizer_lr", quantizer_lr)
-    check_rate("step_lr", step_lr)
+    of_ranges = lr if quantizer_lr is None else quantizer_lr
+    check_rate("quantizer_lr", of_ranges)
+    of_steps = of_ranges * STEP_SHARE if step_lr is None else step_lr
+    check_rate("step_lr", of_steps)
     given = list(module.parameters()) if params is None else list(params)
     ranges, steps = quantizer_parameters(module)
     apart = [
         {"params": [one for one in found if one.requires_grad], "lr": rate, "weight_decay": 0.0}
-        for found, rate in ((ranges, quantizer_lr), (steps, step_lr))
+        for found, rate in ((ranges, of_ranges), (steps, of_steps))
     ]
     groups = [*weight_groups(module, given), *apart]
     try:

@@ -9,11 +9,13 @@ import numpy as np
 
 from getac.axes.axis import Axis
 from getac.axes.reasons import INDEXED, PARTLY_INDEXED, SORTED, SPATIAL, WRITTEN
+from getac.axes.roles import EMBEDDING
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 from getac.rules.elementwise import broadcast
 from getac.rules.parts import common
 
 __all__ = [
+    "EmbeddingBag",
     "GatherElements",
     "GatherND",
     "Index",
@@ -24,6 +26,7 @@ __all__ = [
     "Sampled",
     "ScatterElements",
     "ScatterND",
+    "TakenAlong",
     "TopK",
 ]
 
@@ -53,6 +56,48 @@ class GatherElements(Rule):
         data, indices = c.input_sizes(0), c.input_sizes(1)
         covered = [i != self.axis % len(data) and data[i] == indices[i] for i in range(len(data))]
         return [tuple(c.slab(0, i) if whole else UNKNOWN for i, whole in enumerate(covered))]
+
+
+@dataclass(frozen=True)
+class TakenAlong(Rule):
+    """As `GatherElements`, where data and indices broadcast in the other dimensions. aten.take_along_dim."""
+
+    axis: int
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        data, indices = c.input(0), c.input(1)
+        out = list(broadcast(c, [data, indices], c.sizes()))
+        c.freeze(data[self.axis], INDEXED)
+        out[self.axis] = indices[self.axis]
+        return [tuple(out)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        carried = [size == new for size, new in zip(c.input_sizes(0), c.sizes(), strict=True)]
+        carried[self.axis] = False
+        return [tuple(c.slab(0, i) if whole else UNKNOWN for i, whole in enumerate(carried))]
+
+
+@dataclass(frozen=True)
+class EmbeddingBag(Rule):
+    """Sums, means or maxima of rows of a table, one for each bag. aten.embedding_bag.
+
+    Inputs: weight (rows, D), indices, offsets of the bags, maybe a factor for each index. Outputs: (bags, D)
+    and what the gradient needs.
+    """
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        weight = c.input(0)
+        given = [axis for index in range(1, c.inputs) for axis in c.optional_input(index) or ()]
+        for axis in (weight[0], *given):
+            c.freeze(axis, INDEXED)
+        c.role(weight[1], EMBEDDING)
+        sizes = [c.sizes(output) for output in range(c.outputs)]
+        others = [tuple(c.frozen_atom(size, INDEXED) for size in one) for one in sizes[1:]]
+        return [(c.frozen_atom(sizes[0][0], INDEXED), weight[1]), *others]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        """An empty bag is zero."""
+        return [(UNKNOWN, np.where(c.slab(0, 1) == 0, 0.0, np.nan))]
 
 
 def tie_elements(c: AxisContext, data: Axis, index: Axis, indexed: bool) -> None:
@@ -264,26 +309,35 @@ class IndexPut(Rule):
 class IndexUpdate(Rule):
     """x with whole slices along a dimension replaced, or added to.
 
-    aten.index_add, index_copy (inputs x, source, index), slice_scatter (inputs x, source).
+    aten.index_add, index_copy (inputs x, source, index), slice_scatter, select_scatter (inputs x, source).
+
+    Args:
+        adds: Whether the source is added.
+        single: Whether it is one slice, without the dimension.
     """
 
     dimension: int
     adds: bool = False
+    single: bool = False
+
+    def _places(self, rank: int) -> list[tuple[int, int]]:
+        """The dimensions of x that stay, each with the source's."""
+        written_to = self.dimension % rank
+        return [(i, i - (self.single and i > written_to)) for i in range(rank) if i != written_to]
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
         x, source = c.input(0), c.input(1)
-        for dimension, (axis, other) in enumerate(zip(x, source, strict=True)):
-            if dimension == self.dimension % len(x):
-                c.freeze(axis, INDEXED)
-                c.freeze(other, WRITTEN)
-            else:
-                c.same(axis, other)
+        c.freeze(x[self.dimension % len(x)], INDEXED)
+        if not self.single:
+            c.freeze(source[self.dimension % len(x)], WRITTEN)
+        for dimension, place in self._places(len(x)):
+            c.same(x[dimension], source[place])
         return [x]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        rank = len(c.sizes())
-        result = [written(c, c.slab(0, i), c.slab(1, i), self.adds) for i in range(rank)]
-        result[self.dimension % rank] = UNKNOWN
+        result = [UNKNOWN] * len(c.sizes())
+        for dimension, place in self._places(len(result)):
+            result[dimension] = written(c, c.slab(0, dimension), c.slab(1, place), self.adds)
         return [tuple(result)]
 
 

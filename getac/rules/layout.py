@@ -12,7 +12,7 @@ from getac.axes.contents import Literal
 from getac.axes.reasons import COMPUTED_EXPAND, COMPUTED_RESHAPE, COPIED_SIZE
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
 
-__all__ = ["Expand", "Reshape", "Transpose"]
+__all__ = ["Expand", "Reshape", "ReshapeAs", "Transpose"]
 
 
 def runs(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
@@ -96,6 +96,17 @@ class Reshape(Rule):
             for position, slab in zip(outs, split(merged, [after[j] for j in outs]), strict=True):
                 result[position] = slab
         return [tuple(result)]
+
+
+@dataclass(frozen=True)
+class ReshapeAs(Reshape):
+    """A reshape to the sizes of another tensor: the axes are the other's. aten.view_as, reshape_as."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        (out,) = super().axes(c)
+        for axis, other in zip(out, c.input(1), strict=True):
+            c.same(axis, other)
+        return [out]
 
 
 def split(merged: Slab, sizes: Sequence[int]) -> list[Slab]:

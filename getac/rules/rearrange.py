@@ -11,6 +11,7 @@ from getac.axes.axis import Axis, product
 from getac.axes.reasons import (
     COMPLEX,
     COMPUTED_REPEATS,
+    DIAGONAL,
     DIFFERENCES,
     INDEXED,
     PIXEL_BLOCK,
@@ -27,6 +28,7 @@ __all__ = [
     "ChannelShuffle",
     "ComplexParts",
     "DepthToSpace",
+    "Diagonal",
     "Differences",
     "Fold",
     "Reordered",
@@ -131,7 +133,8 @@ class ChannelShuffle(Rule):
 class Tile(Rule):
     """Repeats the whole tensor along each dimension: repeats x size, row-major.
 
-    ONNX Tile, aten.repeat: inputs x and the list of repeats, which may be longer than x has dimensions.
+    ONNX Tile, aten.repeat, tile: inputs x and the list of repeats, which may be longer than x has dimensions,
+    or (aten.tile) shorter: it is filled up with ones in front.
     """
 
     def axes(self, c: AxisContext) -> Sequence[Axes]:
@@ -140,11 +143,11 @@ class Tile(Rule):
         inner = [*(c.atom(1) for _ in range(missing)), *x]
         repeats = [c.atom(size // axis.size, "repeats") for size, axis in zip(sizes, inner, strict=True)]
         contents = c.contents(1)
-        if contents is None or len(contents) != len(repeats):
+        if contents is None or len(contents) > len(repeats):
             for axis in repeats:
                 c.freeze(axis, COMPUTED_REPEATS)
         else:
-            c.size_sites(contents, repeats)
+            c.size_sites(contents, repeats[len(repeats) - len(contents) :])
         return [tuple(product(*pair) for pair in zip(repeats, inner, strict=True))]
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
@@ -311,6 +314,24 @@ class Unbind(Rule):
         rank = len(c.input_sizes(0))
         slabs = tuple(c.slab(0, i) for i in range(rank) if i != self.dimension % rank)
         return [slabs] * c.outputs
+
+
+@dataclass(frozen=True)
+class Diagonal(Rule):
+    """The diagonal of two dimensions, which are frozen, as a last one. aten.diagonal."""
+
+    dimensions: tuple[int, int]
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x = c.input(0)
+        for dimension in self.dimensions:
+            c.freeze(x[dimension], DIAGONAL)
+        rest = (axis for i, axis in enumerate(x) if i not in self.dimensions)
+        return [(*rest, c.frozen_atom(c.sizes()[-1], DIAGONAL))]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        rank = len(c.input_sizes(0))
+        return [(*(c.slab(0, i) for i in range(rank) if i not in self.dimensions), UNKNOWN)]
 
 
 @dataclass(frozen=True)

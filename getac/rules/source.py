@@ -11,7 +11,7 @@ from getac.axes.contents import Fixed, SizeOf
 from getac.axes.reasons import COMPUTED_FILL, SIZE_LIST, Reason
 from getac.rules.base import Axes, AxisContext, Rule, SlabContext, Slabs
 
-__all__ = ["Filled", "Fresh", "ShapeOf"]
+__all__ = ["Filled", "FilledLike", "Fresh", "Grid", "ShapeOf"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,37 @@ class Filled(Rule):
 
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         return [(np.array(self.number),) * len(c.sizes())]
+
+
+@dataclass(frozen=True)
+class FilledLike(Rule):
+    """A tensor of another's sizes that holds one number. aten.fill, zero_."""
+
+    number: float
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        return [c.input(0)]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        return [(np.array(self.number),) * len(c.sizes())]
+
+
+@dataclass(frozen=True)
+class Grid(Rule):
+    """Each vector as a tensor over the dimensions of all of them. aten.meshgrid.
+
+    Args:
+        swapped: Whether the first two dimensions change places ("xy").
+    """
+
+    swapped: bool = False
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        vectors = [c.input(index) for index in range(c.inputs)]
+        out = [vector[0] if vector else c.atom(1) for vector in vectors]
+        if self.swapped:
+            out[:2] = reversed(out[:2])
+        return [tuple(out)] * c.outputs
 
 
 @dataclass(frozen=True)

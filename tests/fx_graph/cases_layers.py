@@ -132,8 +132,25 @@ LAYERS: dict[str, list[Case]] = {
             parts=lambda: {"w": weights(8, 7), "b": weights(7)},
         ),
         vector(lambda s, h: torch.addmm(h, h, s.w, beta=0.5, alpha=2), 8, parts=lambda: {"w": weights(8, 8)}),
+        vector(
+            lambda s, h: torch.addmm(h.sigmoid(), h, s.w, beta=0).sum(-1, keepdim=True),
+            8,
+            out=1,
+            parts=lambda: {"w": weights(8, 8)},
+        ),
     ],
-    "baddbmm": [sequence(lambda s, h: torch.baddbmm(h, h, h.transpose(1, 2) @ h), 8)],
+    "baddbmm": [
+        sequence(lambda s, h: torch.baddbmm(h, h, h.transpose(1, 2) @ h), 8),
+        sequence(lambda s, h: torch.baddbmm(h, h, h.mT @ h, beta=0.5, alpha=8**-0.5), 8),
+        sequence(
+            lambda s, h: torch.baddbmm(h.sigmoid(), h, h.mT @ h, beta=0).sum(-1, keepdim=True), 8, out=1
+        ),
+        sequence(
+            lambda s, h: torch.baddbmm(h.sigmoid(), h, h.mT @ h, beta=0.5).sum(-1, keepdim=True),
+            out=1,
+            reason="summed where a removed unit would not be zero",
+        ),
+    ],
     "tensordot": [
         sequence(
             lambda s, h: torch.tensordot(h, s.w, dims=1).flatten(2),

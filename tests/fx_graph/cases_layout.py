@@ -116,9 +116,6 @@ LAYOUT: dict[str, list[Case]] = {
             reason="the axis of a softmax",
         ),
     ],
-    "view_as": [
-        sequence(lambda s, h: h.view(h.shape[0], 5, 2, 4).view_as(h), reason="no rule for this operator")
-    ],
     "unflatten": [
         sequence(
             lambda s, h: (h.unflatten(2, (2, -1)) * s.w).flatten(2), 2, 4, parts=lambda: {"w": weights(2, 1)}
@@ -311,7 +308,6 @@ LAYOUT: dict[str, list[Case]] = {
         sequence(lambda s, h: h.repeat(1, 2, 3), 8, 3, out=24),
         sequence(lambda s, h: h * s.w.repeat(5, 1), 8, parts=lambda: {"w": weights(8)}),
     ],
-    "tile": [sequence(lambda s, h: h.tile(1, 1, 3), 8, 3, out=24)],
     "repeat_interleave": [
         sequence(lambda s, h: h.repeat_interleave(3, -1), 8, 3, out=24),
         sequence(lambda s, h: h.repeat_interleave(2, dim=1), 8),

@@ -11,11 +11,12 @@ from getac.fx_graph.view import FxView
 from getac.rules.elementwise import Elementwise
 from getac.rules.source import Filled, Fresh
 from tests.fx_graph.cases import ELEMENTWISE, Case
+from tests.fx_graph.cases_composite import COMPOSITE
 from tests.fx_graph.cases_layers import LAYERS
 from tests.fx_graph.cases_layout import LAYOUT
 from tools.fx_law import check_law
 
-CASES: dict[str, list[Case]] = {**ELEMENTWISE, **LAYERS, **LAYOUT}
+CASES: dict[str, list[Case]] = {**ELEMENTWISE, **LAYERS, **LAYOUT, **COMPOSITE}
 NAMED = [
     pytest.param(name, one, id=f"{name}-{i}") for name, cases in CASES.items() for i, one in enumerate(cases)
 ]

@@ -74,7 +74,7 @@ def check(proto: onnx.ModelProto) -> tuple[int, ...]:
     (expected,) = reference(proto, feeds)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     for seed in range(2):
-        assert check_law(model, seed).difference <= 1e-4
+        assert check_law(model, seed).difference <= 1e-5
     analysis = analyzed(model).analysis
     assert analysis is not None
     return tuple(one.size for one in analysis.classes)

@@ -65,6 +65,23 @@ def test_a_scale_that_is_computed_from_a_size_keeps_its_trained_value(build) -> 
     assert divisor.const_value.numpy() == pytest.approx(np.sqrt(8))
 
 
+def test_a_weight_norm_becomes_a_weight_of_the_name_of_its_direction(build) -> None:
+    text = """(float[N,4] x) => (float[N,3] y) {
+        l = ReduceL2(v, ends)  d = Div(v, l)  w = Mul(g, d)  y = Gemm<transB=1>(x, w)
+    }"""
+    v, g = normal(3, 4), normal(3, 1, seed=1)
+    state = same_function(build, text, normal(2, 4), v=v, g=g, ends=np.array([1]))
+    assert operators(state) == ["Gemm"]
+    found = state.model.graph.initializers["v"].const_value.numpy()
+    np.testing.assert_allclose(found, g * v / np.linalg.norm(v, axis=1, keepdims=True), rtol=1e-6)
+
+
+def test_a_sum_of_many_numbers_is_left_to_run_time(build, monkeypatch) -> None:
+    monkeypatch.setattr("getac.passes.fold_constants.MOST_ENTRIES", 6399)
+    text = "(float[N,64] x) => (float[N,64] y) { s = ReduceSum<keepdims=0>(v, ends)  y = Add(x, s) }"
+    assert operators(folded(build(text, v=normal(64, 100), ends=np.array([1])))) == ["ReduceSum", "Add"]
+
+
 def test_a_record_goes_with_a_transposition(build) -> None:
     text = """(float[N,4] x) => (float[N,6] y) {
         d = DequantizeLinear<axis=0>(q, s, z)  t = Transpose(d)  y = MatMul(x, t)

@@ -137,7 +137,7 @@ def test_line_is_quiet_without_a_terminal() -> None:
             line.update(0.5)
     assert quiet.getvalue() == ""
     assert "step 4/30" in loud.getvalue() and "loss 0.5000" in loud.getvalue()
-    assert "sparsity 0%" in loud.getvalue() and "BOPs" in loud.getvalue()
+    assert "sparsity 0% of 50%" in loud.getvalue() and "BOPs" in loud.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from getac.errors import BadInputError, GetacError, OptionError
 from getac.fx_graph.capture import capture
@@ -101,7 +102,7 @@ def test_alignment_takes_the_nearest_number() -> None:
     module = prepared()
     optimizer = optimizer_of(module, pruning=Pruning(0.4, align=4))
     assert optimizer.position.units == 24 and round(0.4 * 24) == 10
-    assert optimizer.position.goal == 8
+    assert optimizer.metrics().goal == 8 / 24  # 8 and 12 are as near
     train(module, optimizer, SCHEDULE.total)
     assert {one.size % 4 for one in optimizer.table.classes} == {0}
     assert optimizer.metrics().units == 16
@@ -293,3 +294,34 @@ def test_refuses_the_state_of_another() -> None:
     other = optimizer_of(prepared(), schedule=Schedule(2, 6, 3, 8, 2, 4))
     with pytest.raises(BadInputError, match="another schedule"):
         optimizer.load_state_dict(other.state_dict())
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("removal", ["period", "end"])
+def test_steps_inside_of_a_period_wait_for_nothing(removal: Any) -> None:
+    module = prepared()
+    schedule = Schedule(3, 6, 2, 9, 3, 4)
+    optimizer = optimizer_of(module, schedule=schedule, variant="sgd", check_every=0, removal=removal)
+    quiet = 0
+    for step in range(schedule.total):
+        optimizer.zero_grad()
+        F.cross_entropy(module(images(step)), target_of(images(step))).backward()
+        with Waits() as waits:
+            optimizer.step()
+        moment = schedule.at(step)
+        if not moment.is_first and not moment.is_last:
+            assert waits.found == []
+            quiet += 1
+    assert quiet == 1 + 2 + 3 + 2

@@ -15,6 +15,13 @@ NAMED = [
     for i, case in enumerate(cases)
 ]
 
+TOLERANCE = 1e-5  # relative to the largest output
+AMPLIFIED = {"Tan": 1e-4, "Det": 1e-4}  # rounding near a pole, and where products cancel
+
+
+def tolerance_of(operator: str) -> float:
+    return AMPLIFIED.get(operator, TOLERANCE)
+
 
 def test_every_operator_of_the_table_has_a_case() -> None:
     assert {*CASES, *WIDE_CASES, *FROZEN_SOURCES} == set(OPERATORS)
@@ -30,14 +37,15 @@ def test_masked_equals_sliced(operator: str, case: Case) -> None:
     assert tuple(one.size for one in analysis.classes) == case.units
     for seed in range(3):
         outcome = check_law(case.model(seed), seed, passes=AS_WRITTEN)
-        assert outcome.difference <= 1e-4
+        assert outcome.difference <= tolerance_of(operator)
         assert outcome.removed or seed
 
 
 @pytest.mark.parametrize(("operator", "case"), NAMED)
 def test_dead_units_go_and_the_function_stays(operator: str, case: Case) -> None:
     for seed in range(2):
-        assert check_dead(case.model(seed), seed, passes=AS_WRITTEN).difference <= 1e-4
+        outcome = check_dead(case.model(seed), seed, passes=AS_WRITTEN)
+        assert outcome.difference <= tolerance_of(operator)
 
 
 @pytest.mark.parametrize("name", ["Relu", "Conv", "Concat", "Gemm", "Mul"])
@@ -57,5 +65,5 @@ def test_sizes_are_followed_through_arithmetic(case: Case) -> None:
     assert analysis is not None
     assert tuple(one.size for one in analysis.classes) == case.units
     for seed in range(3):
-        assert check_law(case.model(seed), seed, passes=AS_WRITTEN).difference <= 1e-4
-        assert check_dead(case.model(seed), seed, passes=AS_WRITTEN).difference <= 1e-4
+        assert check_law(case.model(seed), seed, passes=AS_WRITTEN).difference <= TOLERANCE
+        assert check_dead(case.model(seed), seed, passes=AS_WRITTEN).difference <= TOLERANCE

@@ -155,7 +155,7 @@ REFUSALS = {
 def test_what_cannot_lose_units_is_frozen_and_says_why(refusal: Refusal) -> None:
     analysis = analysis_of(refusal.case.model(seed=0))
     assert f"{refusal.reason} ({refusal.node})" in reasons(analysis, refusal.value, refusal.dimension)
-    assert check_law(refusal.case.model(seed=0), passes=AS_WRITTEN).difference <= 1e-4
+    assert check_law(refusal.case.model(seed=0), passes=AS_WRITTEN).difference <= 1e-5
 
 
 def test_a_frozen_axis_lists_the_parameters_that_it_lies_in() -> None:
@@ -217,4 +217,4 @@ def test_sizes_beside_unknown_ones_are_still_followed() -> None:
     case = sequence(body, four=ints(2), one=ints(2))
     analysis = analysis_of(case.model(seed=0))
     assert [one.size for one in analysis.classes] == [8]
-    assert check_law(case.model(seed=0), passes=AS_WRITTEN).difference <= 1e-4
+    assert check_law(case.model(seed=0), passes=AS_WRITTEN).difference <= 1e-5

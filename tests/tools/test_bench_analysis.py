@@ -49,10 +49,10 @@ def test_torch_pruning_is_compared_with_or_asked_for(content: Any) -> None:
         assert part["torch_pruning_ms"].keys() == {"build", "groups", "spread", "one_forward_pass"}
 
 
-def test_shape_inference_is_told_apart_from_the_analysis(content: Any) -> None:
+def test_shape_inference_counts_and_is_told_apart(content: Any) -> None:
     part = content["onnx_transformer"]
-    both = part["seconds"]["value"] + part["shape_inference_seconds"]
-    assert part["with_shape_inference_seconds"] == pytest.approx(both, rel=1e-2)
+    both = part["shape_inference_seconds"] + part["analysis_seconds"]
+    assert part["seconds"]["value"] == pytest.approx(both, rel=0.5)  # a median of sums
     assert part["us_per_node"].keys() == {"32", "61"} and part["nodes"] == 61
 
 

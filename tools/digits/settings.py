@@ -1,0 +1,83 @@
+"""What a run of the digits table is made of: how it trains, and what it aims for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+__all__ = ["QUICK", "SETTINGS", "Goal", "Setting", "Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The same for every method: Adam, whose learning rate falls once.
+
+    Args:
+        samples: Of the training images; None: all.
+        drop_after: The epoch after which the learning rate is a tenth.
+        warm_up: Epochs of QASSO's stages, the others likewise; what is left is the cool-down.
+    """
+
+    samples: int | None = None
+    epochs: int = 30
+    batch: int = 64
+    lr: float = 1e-3
+    drop_after: int = 22
+    decay: float = 1e-4
+    warm_up: int = 3
+    projection: int = 6
+    joint: int = 6
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What compression aims for.
+
+    Args:
+        sparsity: The share of all units that go.
+        weight_bits: The bounds of the numbers of bits; the first and the last layers keep 8.
+        saliency: "bops", or one of `getac.GETA`.
+        align: The multiple that channel counts are kept at.
+        quantizer_lr: Of ranges; None: that of the weights.
+        distill: The weight of the dense network's answers in the loss, beside that of the labels; 0: none.
+        renormalise: Whether the statistics of batch norms are taken anew at the end.
+    """
+
+    sparsity: float
+    weight_bits: tuple[int, int] = (4, 4)
+    activation_bits: tuple[int, int] = (8, 8)
+    saliency: str = "mixed"
+    align: int | str = "auto"
+    quantizer_lr: float | None = None
+    distill: float = 0.0
+    renormalise: bool = False
+
+    @property
+    def tricks(self) -> str:
+        """Which were on."""
+        used = {"distillation": self.distill > 0, "batch norms re-estimated": self.renormalise}
+        return ", ".join(name for name, is_on in used.items() if is_on) or "none"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and what is wanted of it.
+
+    Args:
+        accuracy: The least, of the joint run, in the mean over seeds; bops: the most.
+    """
+
+    network: str
+    goal: Goal
+    accuracy: float
+    bops: float = 0.02
+    training: Training = Training()
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "resnet20": Setting("resnet20", Goal(0.5), accuracy=0.978),
+    "vit": Setting("vit", Goal(0.5), accuracy=0.966),
+}
+
+BRIEF = Training(samples=128, epochs=5, batch=32, drop_after=4, warm_up=1, projection=1, joint=1)
+QUICK: Mapping[str, Setting] = {name: replace(one, training=BRIEF) for name, one in SETTINGS.items()}
