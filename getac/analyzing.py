@@ -50,7 +50,7 @@ def analyze(
     Raises:
         BadInputError: The model cannot be read or captured, or a glob matches no parameter.
     """
-    wishes = Wishes(tuple(keep), tuple(prune))
+    wishes = Wishes.of(keep, prune)
     if isinstance(model, str | os.PathLike | onnx.ModelProto | ir.Model):
         _, analysis = analyze_onnx(model, wishes)
     else:

@@ -75,7 +75,8 @@ def compress(
     assert choice is not None
     notes = run_notes(original, analysis, choice, state, how, integer)
     folded, quantized = state.model.clone(), bool(state.quantizers)
-    reference = folded if choice.exact else masked_copy(state.model, analysis, choice)
+    whole = choice.exact or not choice.removed
+    reference = folded if whole else masked_copy(state.model, analysis, choice)
     values = [value for node in state.model.graph for value in node.outputs]
 
     how.run(state, *pruning_passes())

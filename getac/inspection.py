@@ -109,7 +109,7 @@ def inspect(
     Raises:
         BadInputError: The model cannot be read, or a glob matches nothing.
     """
-    wishes = Wishes(tuple(keep), tuple(prune))
+    wishes = Wishes.of(keep, prune)
     state, analysis = analyze_onnx(model, wishes)
     opened = {one.name for one in analysis.opened}
     costs = analysis.costs

@@ -5,13 +5,14 @@ What onnxruntime's CPU kernels need (measured with 1.31):
 - Conv runs on integers if its input and its output are quantized; Gemm and MatMul (constant weight) if
   their input is. Their outputs are quantized where the next operator runs on integers too.
 - Some operators then stay integer at any scales (`ANY_SCALE`), some only if they hand the quantizer of
-  their input on unchanged (`SAME_SCALE`). All others read and write floats.
+  their input on unchanged (`SAME_SCALE`, and a Concat of parts of one value). All others read and write
+  floats.
 - A Relu, or a Clip, in front of a quantizer that clips as much is absorbed by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,7 @@ SAME_SCALE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpos
 CLIPPING = ("Relu", "Clip", "Identity")  # what a quantizer behind it may do as well
 MAX_BITS = 8
 UNCALIBRATED = "no quantizers for its activations, and no calibration data"
+UNROUNDED = "no quantizer for its output, and no calibration data"
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Placement:
         values: The activations that carry a quantizer, in the order of the graph.
         absorbed: Relu and Clip nodes that the quantizer of their output makes superfluous.
         same_as: Value -> the value whose quantizer it must share.
+        sharing: The nodes that hand the quantizer of their input on.
     """
 
     integer: set[ir.Node] = field(default_factory=set)
@@ -49,6 +52,7 @@ class Placement:
     values: dict[ir.Value, None] = field(default_factory=dict)
     absorbed: set[ir.Node] = field(default_factory=set)
     same_as: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    sharing: set[ir.Node] = field(default_factory=set)
 
     def source(self, value: ir.Value) -> ir.Value:
         """The value whose quantizer a value has."""
@@ -82,7 +86,7 @@ def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer], calibrated:
         missing = {v for v in placement.values if placement.source(v) not in quantizers}
         if calibrated or not missing:
             return placement
-        needs = {node: quantized_by(node, quantizers) for node in placement.integer}
+        needs = {node: quantized_by(node, placement, quantizers) for node in placement.integer}
         excluded.update(node for node, values in needs.items() if missing.intersection(values))
 
 
@@ -97,7 +101,9 @@ def place_all_but(
     }
     for node in graph:
         if is_layer(node):
-            reason = UNCALIBRATED if node in excluded else why_not_integer(node, quantizers)
+            reason = (
+                why_uncalibrated(node, quantizers) if node in excluded else why_not_integer(node, quantizers)
+            )
             if reason is None:
                 placement.integer.add(node)
                 available.add(node.inputs[0])
@@ -105,13 +111,25 @@ def place_all_but(
                 placement.why_not[node] = reason
     for node in graph:
         if node in placement.integer:
-            available.update(quantized_by(node, quantizers)[1:])
-        elif node not in excluded and stays_integer(node, available, quantizers):
-            placement.integer.add(node)
-            available.update(quantized_by(node, quantizers))
+            available.update(quantized_by(node, placement, quantizers)[1:])
+            continue
+        if node in excluded or node.domain not in ("", "ai.onnx"):
+            continue
+        if hands_on(node, placement, available, quantizers):
+            placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]
+            placement.sharing.add(node)
+        elif not stays_integer(node, available, quantizers):
+            continue
+        placement.integer.add(node)
+        available.update(quantized_by(node, placement, quantizers))
     drop_unused(graph, placement, quantizers)
     collect_values(graph, placement, quantizers)
     return placement
+
+
+def why_uncalibrated(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> str:
+    """Which quantizers a layer lacks."""
+    return UNROUNDED if node.inputs[0] in quantizers else UNCALIBRATED
 
 
 def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> str | None:
@@ -170,24 +188,50 @@ def carrier(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> ir.Value
     return output
 
 
+def hands_on(
+    node: ir.Node,
+    placement: Placement,
+    available: set[ir.Value | None],
+    quantizers: Mapping[ir.Value, Quantizer],
+) -> bool:
+    """Whether an operator can run on integers because its results have the quantizer of its input."""
+    if node.op_type not in SAME_SCALE and not joins_parts(node, placement):
+        return False
+    origin = origin_of(node, placement)
+    return available.issuperset(data_of(node)) and all(
+        equal(quantizers, origin, output) for output in node.outputs
+    )
+
+
+def data_of(node: ir.Node) -> Sequence[ir.Value | None]:
+    """What a node rearranges."""
+    return node.inputs if node.op_type == "Concat" else node.inputs[:1]
+
+
+def joins_parts(node: ir.Node, placement: Placement) -> bool:
+    """Whether a Concat puts parts of one value together again, as a roll does."""
+    return node.op_type == "Concat" and len({placement.source(x) for x in node.inputs if x is not None}) == 1
+
+
+def origin_of(node: ir.Node, placement: Placement) -> ir.Value:
+    """The value whose quantizer the first input has."""
+    assert node.inputs[0] is not None
+    return placement.source(node.inputs[0])
+
+
 def stays_integer(
     node: ir.Node, available: set[ir.Value | None], quantizers: Mapping[ir.Value, Quantizer]
 ) -> bool:
-    """Whether an operator between quantized values can run on integers."""
-    if node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type in SAME_SCALE:
-        x = node.inputs[0]
-        return x in available and all(equal(quantizers, x, output) for output in node.outputs)
+    """Whether an operator between quantized values can run on integers, with a quantizer for its result."""
     if node.op_type not in ANY_SCALE:
         return False
     inputs = all(value in available and not is_stored(value) for value in node.inputs)
     return inputs and not too_wide(carrier(node, quantizers), quantizers)
 
 
-def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value | None, y: ir.Value) -> bool:
+def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value, y: ir.Value) -> bool:
     """Whether two values can share a quantizer: records that are there already must agree."""
-    if x is None or x not in quantizers or y not in quantizers:
+    if x not in quantizers or y not in quantizers:
         return y not in quantizers
     a, b = quantizers[x], quantizers[y]
     return np.array_equal(a.step, b.step) and (a.low, a.high) == (b.low, b.high)
@@ -198,19 +242,23 @@ def drop_unused(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Va
     for node in reversed(list(graph)):
         if node not in placement.integer or is_layer(node):
             continue
-        outputs = node.outputs if node.op_type in SAME_SCALE else [carrier(node, quantizers)]
+        outputs = node.outputs if node in placement.sharing else [carrier(node, quantizers)]
         if not any(user in placement.integer for output in outputs for user, _ in output.uses()):
             placement.integer.discard(node)
+            for output in node.outputs:
+                placement.same_as.pop(output, None)
 
 
-def quantized_by(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> list[ir.Value | None]:
+def quantized_by(
+    node: ir.Node, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]
+) -> list[ir.Value | None]:
     """The activations that carry a quantizer where a node runs on integers; of a layer, the input first.
 
     A matrix product writes floats, or the quantizer that its output has already.
     """
     output = carrier(node, quantizers)
-    if node.op_type in SAME_SCALE:
-        return [node.inputs[0], *node.outputs]
+    if node in placement.sharing:
+        return [*data_of(node), *node.outputs]
     if not is_layer(node):
         return [*node.inputs, output]
     writes = node.op_type == "Conv" or output in quantizers
@@ -221,9 +269,7 @@ def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir
     """The values that carry a quantizer, whose quantizer it is, and what it absorbs."""
     values: set[ir.Value | None] = set()
     for node in placement.integer:
-        values.update(quantized_by(node, quantizers))
-        if node.op_type in SAME_SCALE:
-            placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]
+        values.update(quantized_by(node, placement, quantizers))
     order = [*graph.inputs, *(output for node in graph for output in node.outputs)]
     placement.values = {value: None for value in order if value in values}
     for node in graph:

@@ -6,14 +6,16 @@
     before   y = Gemm(x, Mul(g, Div(V, ReduceL2(V))))
     after    y = Gemm(x, W')
 
-Exporters write such branches (torch's, for a bias that is not there, and for weight norms). It runs after the quantizers were
-folded: a branch with a quantizer in it must be recognised, not computed. A size that a tracing exporter
-computes from another becomes a number of its own: `width // heads` would tie the heads to the width.
+Exporters write such branches (torch's, for a bias that is not there, and for weight norms). It runs after
+the quantizers were folded: a branch with a quantizer in it must be recognised, not computed. A size that a
+tracing exporter computes from another becomes a number of its own: `width // heads` would tie the heads to
+the width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -37,6 +39,7 @@ FOLDED |= {"Mul", "Neg", "Pow", "Reciprocal", "Reshape", "Shape", "Slice", "Sqrt
 FOLDED |= {"Transpose", "Unsqueeze"}
 REDUCTIONS = {"ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"}
 FOLDED |= REDUCTIONS  # the lengths of weight norms
+RESHAPING = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 MOST_ENTRIES = 1 << 22
 """Larger results, and sums of more, are left to run time, except for a transposition, which is no larger than
 what it reads."""
@@ -59,8 +62,12 @@ class FoldConstants:
         for node in list(state.model.graph):
             if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
                 continue
+            if node.graph is None:
+                continue  # one before it does the same
             if node.op_type == "CastLike":
                 to_cast(node, state.shapes)
+            if node.op_type == "Transpose":
+                merge_alike(node)
             reason = known.visit(node, state)
             if reason:
                 state.refuse(self.name, Refusal(node.name or node.op_type, reason))
@@ -75,6 +82,24 @@ def to_cast(node: ir.Node, shapes: Shapes) -> None:
         node.resize_inputs(1)
         node.attributes.clear()
         node.attributes["to"] = ir.AttrInt64("to", int(dtype))
+
+
+def merge_alike(node: ir.Node) -> None:
+    """Other transpositions of the same stored tensor go: a layer that runs several times has as many."""
+    x, graph = node.inputs[0], node.graph
+    assert isinstance(graph, ir.Graph)
+    for other, _ in list(x.uses()) if x is not None and is_stored(x) else ():
+        alike = other.op_type == "Transpose" and permutation(other) == permutation(node)
+        if other is node or other.graph is not graph or not alike or other.outputs[0].is_graph_output():
+            continue
+        for user, index in list(other.outputs[0].uses()):
+            user.replace_input_with(index, node.outputs[0])
+        graph.remove(other, safe=True)
+
+
+def permutation(node: ir.Node) -> Sequence[int] | None:
+    given = node.attributes.get("perm")
+    return given.as_ints() if given else None
 
 
 @dataclass
@@ -95,16 +120,22 @@ class Known:
         weight = node.inputs[0] if node.inputs else None
         if self.is_too_large(node):
             return None
-        if node.op_type != "Transpose" and any(value in state.quantizers for value in node.inputs):
+        quantized = any(value in state.quantizers for value in node.inputs)
+        if quantized and node.op_type not in (*RESHAPING, "Transpose"):
             return "a quantized tensor is rearranged when the graph runs"
-        if node.op_type == "Transpose" and weight is not None and len(weight.uses()) > 1:
-            return "the tensor that is transposed has other readers, and would be stored twice"
+        if (quantized or node.op_type == "Transpose") and weight is not None and len(weight.uses()) > 1:
+            return "the tensor that is rearranged has other readers, and would be stored twice"
         result = self.compute(node)
+        record = state.quantizers.get(weight) if weight is not None else None
+        if record is not None and weight is not None:
+            record = rearranged(record, node, array_of(weight).shape, result.shape)
+            if record is None:
+                return "a quantized tensor is rearranged, and its steps with it"
         self.arrays[node.outputs[0]] = result
         if result.dtype.kind == "f":
             stored = replace(node, result)
-            if weight is not None and weight in state.quantizers:
-                state.quantizers[stored] = transposed(state.quantizers[weight], node)
+            if record is not None:
+                state.quantizers[stored] = record
         return None
 
     def is_known(self, node: ir.Node, value: ir.Value | None) -> bool:
@@ -123,8 +154,7 @@ class Known:
     def compute(self, node: ir.Node) -> Array:
         """ONNX's reference implementation; of a Shape, the sizes."""
         if node.op_type == "Transpose":
-            permutation = node.attributes.get("perm")
-            return np.transpose(array_of(node.inputs[0]), permutation.as_ints() if permutation else None)
+            return np.transpose(array_of(node.inputs[0]), permutation(node))
         feeds = {f"x{i}": self.array(node, v) for i, v in enumerate(node.inputs) if v is not None}
         names = ["" if value is None else f"x{i}" for i, value in enumerate(node.inputs)]
         proto = onnx.helper.make_node(node.op_type, names, ["y"])
@@ -137,13 +167,24 @@ class Known:
         return self.arrays[value] if value in self.arrays else array_of(value)
 
 
-def transposed(record: Quantizer, node: ir.Node) -> Quantizer:
+def rearranged(
+    record: Quantizer, node: ir.Node, before: tuple[int, ...], after: tuple[int, ...]
+) -> Quantizer | None:
+    """The record of a tensor in another order or shape; None where its steps are of no dimension any more."""
     if record.axis is None:
         return record
-    permutation = node.attributes.get("perm")
-    rank = 2 if permutation is None else len(permutation.as_ints())
-    order = list(permutation.as_ints()) if permutation else list(reversed(range(rank)))
-    return Quantizer(record.step, record.low, record.high, order.index(record.axis))
+    if node.op_type == "Transpose":
+        order = list(permutation(node) or reversed(range(len(before))))
+        return replace_axis(record, order.index(record.axis))
+    outside, size = math.prod(before[: record.axis]), before[record.axis]
+    for axis, length in enumerate(after):
+        if length == size and math.prod(after[:axis]) == outside:
+            return replace_axis(record, axis)
+    return None
+
+
+def replace_axis(record: Quantizer, axis: int) -> Quantizer:
+    return Quantizer(record.step, record.low, record.high, axis)
 
 
 def replace(node: ir.Node, result: Array) -> ir.Value:

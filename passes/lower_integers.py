@@ -39,9 +39,11 @@ class LowerIntegers:
         placement = place(graph, state.quantizers, calibrated=state.calibration is not None)
         for node, reason in placement.why_not.items():
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
+        stored: dict[ir.Value, ir.Node] = {}
         for node in list(graph):  # in order, so that the same model gives the same file
-            if node in placement.integer and is_layer(node):
-                lower_layer(node, state)
+            weight = node.inputs[1] if node in placement.integer and is_layer(node) else None
+            if weight is not None:
+                share_storage(lower_layer(node, state), stored, weight)
         for value in placement.values:
             keep = value.producer() is None or not placement.writes_integers(value)
             quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep)
@@ -53,8 +55,8 @@ class LowerIntegers:
                 barrier(node, 0)
 
 
-def lower_layer(node: ir.Node, state: State) -> None:
-    """Replaces a layer's float weights and bias by stored integers."""
+def lower_layer(node: ir.Node, state: State) -> ir.Node:
+    """Replaces a layer's float weights and bias by stored integers; returns what restores the weights."""
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None and x is not None
     if node.op_type == "MatMul" and rank_of(x, state) == 2:
@@ -68,12 +70,29 @@ def lower_layer(node: ir.Node, state: State) -> None:
     steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
     quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)
-    node.replace_input_with(1, dequantized_weight(node, weight.name or "weight", rounded, quantizer))
+    restored = dequantized_weight(node, weight.name or "weight", rounded, quantizer)
+    node.replace_input_with(1, restored)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if weights.bias is not None and bias is not None:
         scale = (input_step * steps).astype(np.float32)
         integers = bias_integers(weights.bias, scale)
         set_input(node, 2, dequantized_bias(node, bias.name or "bias", integers, scale))
+    restoring = restored.producer()
+    assert restoring is not None
+    return restoring
+
+
+def share_storage(restoring: ir.Node, stored: dict[ir.Value, ir.Node], weight: ir.Value) -> None:
+    """Layers of one weight store its integers once, where these are the same."""
+    first, graph = stored.setdefault(weight, restoring), restoring.graph
+    pairs = list(zip(restoring.inputs, first.inputs, strict=True))
+    same = all(np.array_equal(array_of(one), array_of(other)) for one, other in pairs)
+    if first is restoring or not same or not isinstance(graph, ir.Graph):
+        return
+    for index, (own, other) in enumerate(pairs):
+        restoring.replace_input_with(index, other)
+        if own is not None:
+            graph.initializers.pop(str(own.name))
 
 
 def finer_lattice(quantizer: Quantizer) -> Quantizer:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from getac.axes.axis import Axis, Freeze, Mask, kept, leaves, units
 from getac.axes.contents import Site
-from getac.axes.infer import Inference, OpaqueNode, infer
+from getac.axes.infer import infer
+from getac.axes.inference import Inference, OpaqueNode
 from getac.axes.reasons import GLOB
 from getac.axes.roles import UNITS, name_atoms
 from getac.axes.slabs import check_masking
@@ -107,11 +108,11 @@ class Analysis:
         opaque: The nodes without a rule.
     """
 
-    view: GraphView
-    inference: Inference
+    view: GraphView = field(repr=False)
+    inference: Inference = field(repr=False)
     classes: tuple[PruningClass, ...]
-    frozen: tuple[FrozenAxis, ...]
-    parameters: frozenset[Hashable]
+    frozen: tuple[FrozenAxis, ...] = field(repr=False)
+    parameters: frozenset[Hashable] = field(repr=False)
     quantizers: Mapping[Any, Quantizer] = field(default_factory=dict, repr=False)
 
     @property

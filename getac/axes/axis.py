@@ -67,8 +67,8 @@ class Axis:
     """A dimension's type; compare by identity of `resolve(axis)`.
 
     `size` never changes. `kind` and `parts` change once, when an atom is refined (and sums of sums are
-    flattened in passing); `link` points to the axis that an atom was unified with. `label` names the node
-    and dimension that created an atom.
+    flattened in passing); `link` points to the axis that an atom was unified with. `label` names the value or
+    the node that an atom was created for.
     """
 
     __slots__ = ("frozen", "kind", "label", "link", "parts", "size")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from getac.axes.axis import Axis, Freeze, freeze, leaves
-from getac.axes.infer import Inference
+from getac.axes.inference import Inference
 from getac.axes.reasons import NOT_FINITE, NOT_ZERO
 from getac.rules.base import UNKNOWN, ZERO, Floats, Rule, Slab, Slabs
 from getac.view import GraphView, NodeView

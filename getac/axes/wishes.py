@@ -30,6 +30,11 @@ class Wishes:
     keep: Sequence[str] = ()
     prune: Sequence[str] = ()
 
+    @classmethod
+    def of(cls, keep: Sequence[str] = (), prune: Sequence[str] = ()) -> Wishes:
+        """Raises OptionError for what is no sequence of globs: of a text alone, every letter would be one."""
+        return cls(as_globs("keep", keep), as_globs("prune", prune))
+
     def keeps(self, name: str) -> bool:
         return any(fnmatchcase(name, glob) for glob in self.keep)
 
@@ -38,6 +43,16 @@ class Wishes:
 
 
 NO_WISHES = Wishes()
+
+
+def as_globs(option: str, globs: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(globs, str) or not all(isinstance(glob, str) for glob in globs):
+        raise OptionError(
+            f"{option} is a sequence of globs",
+            required=f'such as {option}=["layer4.*"]',
+            found=repr(globs),
+        )
+    return tuple(globs)
 
 
 def check_globs(analysis: Analysis, option: str, globs: Sequence[str]) -> None:

@@ -11,8 +11,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import fx, nn
 from torch.export import Dim
-from torch.utils import _pytree as pytree
 from torch.utils import _pytree
+from torch.utils import _pytree as pytree
 
 from getac.errors import UnsupportedModelError
 from getac.fx_graph.inline import inline_blocks

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from string import ascii_letters
 
+from getac.axes.reasons import FOURIER, REVERSED
 from getac.fx_graph.call import Call, Maker, call, table, tensor_arguments
 from getac.fx_graph.reader import CallReader, NotConstant
-from getac.rules.comparison import Bilinear, Distance
+from getac.rules.comparison import Bilinear, Distance, PairDistances
 from getac.rules.einsum import Einsum
 from getac.rules.elementwise import Elementwise
-from getac.rules.indexing import EmbeddingBag, IndexUpdate, TakenAlong
+from getac.rules.indexing import EmbeddingBag, TakenAlong
 from getac.rules.layout import Reshape, ReshapeAs
 from getac.rules.parts import Concat, Split
 from getac.rules.pooling import Spatial
-from getac.rules.rearrange import Diagonal, Stack
+from getac.rules.rearrange import Diagonal, Reordered, Stack
 from getac.rules.reduction import Reduction
+from getac.rules.scatter import IndexUpdate
 from getac.rules.source import FilledLike, Grid
 
 __all__ = ["COMPOSITE_OPERATORS"]
@@ -42,7 +44,7 @@ def stacked(dimension: int) -> Maker:
         if ranks == {dimension}:
             return Call(Stack(dimension), tensors)
         if len(ranks) > 1 or min(ranks) < dimension:
-            raise NotConstant("tensors of several ranks, or of less than two dimensions")
+            raise NotConstant("tensors of several ranks, or of too few dimensions")
         return Call(Concat(dimension), tensors)
 
     return make
@@ -79,6 +81,36 @@ def inner(r: CallReader) -> Call:
         return Call(Elementwise(absorbing=True), tensor_arguments(r))
     left, right = ascii_letters[: a - 1], ascii_letters[a - 1 :][: b - 1]
     return call(r, Einsum((f"{left}z", f"{right}z"), left + right), "self", "other")
+
+
+def chain(r: CallReader) -> Call:
+    """A product of matrices; the first and the last may be vectors."""
+    tensors = r.tensors("tensors" if "tensors" in r.arguments else "matrices")
+    texts = [ascii_letters[i : i + 2] for i in range(len(tensors))]
+    first, last = texts[0][0], texts[-1][1]
+    if tensors[0].meta["val"].ndim == 1:
+        texts[0], first = texts[0][1], ""
+    if tensors[-1].meta["val"].ndim == 1:
+        texts[-1], last = texts[-1][0], ""
+    return Call(Einsum(tuple(texts), first + last), tuple(tensors))
+
+
+def pair_distances(r: CallReader) -> Call:
+    return call(r, PairDistances(), "x1", "x2")
+
+
+def buckets(r: CallReader) -> Call:
+    return call(r, Elementwise(operands=1, value="unknown"), "self", "boundaries")
+
+
+def turned(r: CallReader) -> Call:
+    return call(r, Reordered(tuple(d % r.rank() for d in r.integers("dims")), REVERSED), "self")
+
+
+def fourier(r: CallReader) -> Call:
+    dims = r.optional_integers("dim")
+    where = range(r.rank()) if dims is None else (d % r.rank() for d in dims)
+    return call(r, Reordered(tuple(where), FOURIER, zeros=True), "self")
 
 
 def meshgrid(r: CallReader) -> Call:
@@ -167,6 +199,12 @@ COMPOSITE_OPERATORS: dict[str, Maker] = table(
         split_along(2): "dsplit",
         outer: "outer ger",
         inner: "inner",
+        chain: "linalg_multi_dot chain_matmul",
+        pair_distances: "cdist",
+        buckets: "bucketize",
+        turned: "rot90",
+        fourier: """fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn
+            fft_ifftn fft_rfftn fft_irfftn""",
         meshgrid: "meshgrid",
         diagonal: "diagonal",
         taken_along: "take_along_dim",

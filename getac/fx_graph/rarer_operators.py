@@ -10,39 +10,27 @@ from getac.axes.reasons import CUMULATED, CUMULATED_PRODUCT, REVERSED, ROLLED, T
 from getac.fx_graph.call import Call, Maker, call, table
 from getac.fx_graph.reader import CallReader, NotConstant
 from getac.rules.attention import Attention
+from getac.rules.blocks import DepthToSpace, SpaceToDepth
 from getac.rules.einsum import Einsum, parse
 from getac.rules.glu import GatedLinearUnit
-from getac.rules.indexing import (
-    GatherElements,
-    Index,
-    IndexPut,
-    IndexUpdate,
-    MaskedEntries,
-    OneHot,
-    Sampled,
-    ScatterElements,
-    TopK,
-)
+from getac.rules.indexing import GatherElements, Index, MaskedEntries, OneHot, Sampled, TopK
 from getac.rules.matmul_add import EinsumAdd, MatMulAdd
 from getac.rules.normalization import LayerNorm, Normalized
 from getac.rules.rearrange import (
     ChannelShuffle,
     ComplexParts,
-    DepthToSpace,
     Differences,
-    Fold,
     Reordered,
     RepeatInterleave,
-    SpaceToDepth,
     Stack,
     Tile,
     Unbind,
-    Unfold,
-    Windows,
 )
 from getac.rules.recurrent import RecurrentCell, RecurrentLayers
+from getac.rules.scatter import IndexPut, IndexUpdate, ScatterElements
 from getac.rules.sizes import SizeArithmetic
 from getac.rules.weight_norm import WeightNorm
+from getac.rules.windows import Fold, Unfold, Windows
 
 __all__ = ["RARER_OPERATORS", "SIZE_OPERATORS"]
 

@@ -36,8 +36,8 @@ class OnnxNode:
     @classmethod
     def of(cls, node: ir.Node, shapes: Shapes) -> OnnxNode:
         found = rule_of(node, shapes)
-        is_rule = isinstance(found, Rule)
-        return cls(node, found if is_rule else None, None if is_rule else found, shapes.dtypes)
+        rule, refusal = (found, None) if isinstance(found, Rule) else (None, found)
+        return cls(node, rule, refusal, shapes.dtypes)
 
     @property
     def identity(self) -> Hashable:
@@ -144,9 +144,7 @@ class OnnxView:
         self.model = model
         self.shapes = shapes
         self._sizes: dict[ir.Value, tuple[int, ...] | None] = {}  # what was asked for: it is asked for often
-        self.nodes: Sequence[OnnxNode] = [
-            OnnxNode.of(node, shapes) for node in model.graph
-        ]
+        self.nodes: Sequence[OnnxNode] = [OnnxNode.of(node, shapes) for node in model.graph]
         self.inputs: Sequence[Hashable] = list(model.graph.inputs)
         self.outputs: Sequence[Hashable] = list(model.graph.outputs)
         self.parameters: Sequence[Hashable] = list(model.graph.initializers.values())

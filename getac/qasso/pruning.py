@@ -65,7 +65,7 @@ class Pruning:
 
     @property
     def wishes(self) -> Wishes:
-        return Wishes(tuple(self.keep), tuple(self.prune))
+        return Wishes.of(self.keep, self.prune)
 
     def table(self, module: fx.GraphModule) -> UnitTable:
         """The units of a module as it is now."""

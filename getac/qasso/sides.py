@@ -14,7 +14,8 @@ from torch import nn
 
 from getac.axes.analysis import Analysis, Member, PruningClass
 from getac.axes.axis import Axis, leaves
-from getac.axes.infer import Inference, add_value, visit
+from getac.axes.infer import add_value, visit
+from getac.axes.inference import Inference
 from getac.axes.slabs import Walk
 from getac.fx_graph.view import FxView
 from getac.rules.base import UNKNOWN, ZERO, Slab

@@ -11,7 +11,7 @@ from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, SlabContext, Slab
 from getac.rules.contraction import output_slab
 from getac.rules.elementwise import broadcast
 
-__all__ = ["Bilinear", "Distance"]
+__all__ = ["Bilinear", "Distance", "PairDistances"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Distance(Rule):
     Args:
         dimension: Of the broadcast vectors.
         keeps: Whether the dimension stays, with size 1.
-        sums: Whether entries that are zero in both do not matter; an epsilon that is added to each entry does.
+        sums: Whether entries that are zero in both do not matter, as no epsilon is added to each.
     """
 
     dimension: int
@@ -53,6 +53,22 @@ class Distance(Rule):
 def size_at(axes: Axes, place: int) -> int:
     """The size at a place counted from the end, 1 in front of the first dimension."""
     return axes[place].size if -place <= len(axes) else 1
+
+
+@dataclass(frozen=True)
+class PairDistances(Rule):
+    """x (..., P, M), y (..., R, M) -> (..., P, R): of every row to every row. aten.cdist."""
+
+    def axes(self, c: AxisContext) -> Sequence[Axes]:
+        x, y = c.input(0), c.input(1)
+        c.same(x[-1], y[-1])
+        return [(*broadcast(c, [x[:-2], y[:-2]], c.sizes()[:-2]), x[-2], y[-2])]
+
+    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
+        """What is zero in both rows does not matter."""
+        for index in (0, 1):
+            c.contract(index, len(c.input_sizes(index)) - 1, UNKNOWN)
+        return []
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from getac.axes.reasons import REVERSED, ROLLED
 from getac.rules.base import Rule
+from getac.rules.blocks import DepthToSpace, SpaceToDepth
 from getac.rules.elementwise import Elementwise
 from getac.rules.indexing import GatherElements, GatherND, Index
 from getac.rules.layout import Expand, Reshape, Transpose
 from getac.rules.parts import Gather, Slice, Split
 from getac.rules.pooling import Spatial
-from getac.rules.rearrange import (
-    ChannelShuffle,
-    DepthToSpace,
-    Reordered,
-    RepeatInterleave,
-    SpaceToDepth,
-    Tile,
-    Unbind,
-    Windows,
-)
+from getac.rules.rearrange import ChannelShuffle, Reordered, RepeatInterleave, Tile, Unbind
+from getac.rules.windows import Windows
 
 __all__ = ["picks", "rearranges"]
 

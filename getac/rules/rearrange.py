@@ -7,106 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from getac.axes.axis import Axis, product
+from getac.axes.axis import product
 from getac.axes.reasons import (
     COMPLEX,
     COMPUTED_REPEATS,
     DIAGONAL,
     DIFFERENCES,
     INDEXED,
-    PIXEL_BLOCK,
-    SPATIAL,
     STACKED,
-    UNFOLD_WINDOW,
     Reason,
 )
 from getac.rules.base import UNKNOWN, Axes, AxisContext, Rule, Slab, SlabContext, Slabs
-from getac.rules.layout import split
 from getac.rules.parts import common
 
 __all__ = [
     "ChannelShuffle",
     "ComplexParts",
-    "DepthToSpace",
     "Diagonal",
     "Differences",
-    "Fold",
     "Reordered",
     "RepeatInterleave",
-    "SpaceToDepth",
     "Stack",
     "Tile",
     "Unbind",
-    "Unfold",
-    "Windows",
 ]
 
 
 def only_zero(slab: Slab) -> Slab:
     """A slab after zeros were mixed in, or summed: only zero stays what it was."""
     return np.where(slab == 0, 0.0, np.nan)
-
-
-def frozen_spatial(c: AxisContext, x: Axes, sizes: Sequence[int]) -> Axes:
-    """Freezes an input's spatial dimensions and makes the output's."""
-    for axis in x:
-        c.freeze(axis, SPATIAL)
-    return tuple(c.frozen_atom(size, SPATIAL) for size in sizes)
-
-
-def block_by_channels(block: Axis, channels: Axis, outer: bool) -> Axis:
-    return product(block, channels) if outer else product(channels, block)
-
-
-@dataclass(frozen=True)
-class DepthToSpace(Rule):
-    """(..., C b b, H, W) -> (..., C, H b, W b). ONNX DepthToSpace, aten.pixel_shuffle.
-
-    Args:
-        block: b.
-        outer: Whether the block is outermost among the channels (DCR); else the channels are (CRD, aten).
-    """
-
-    block: int
-    outer: bool
-
-    def axes(self, c: AxisContext) -> Sequence[Axes]:
-        x = c.input(0)
-        block = c.frozen_atom(self.block**2, PIXEL_BLOCK)
-        channels = c.atom(x[-3].size // self.block**2, "channels")
-        c.same(x[-3], block_by_channels(block, channels, self.outer))
-        return [(*x[:-3], channels, *frozen_spatial(c, x[-2:], c.sizes()[-2:]))]
-
-    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        dimension = len(c.sizes()) - 3
-        channels = c.sizes()[dimension]
-        block = self.block**2
-        slab = c.slab(0, dimension)
-        slab = split(slab, [block, channels])[1] if self.outer else split(slab, [channels, block])[0]
-        return [(*(c.slab(0, i) for i in range(dimension)), slab, UNKNOWN, UNKNOWN)]
-
-
-@dataclass(frozen=True)
-class SpaceToDepth(Rule):
-    """(..., C, H b, W b) -> (..., C b b, H, W). ONNX SpaceToDepth (outer), aten.pixel_unshuffle (inner)."""
-
-    block: int
-    outer: bool
-
-    def axes(self, c: AxisContext) -> Sequence[Axes]:
-        x = c.input(0)
-        block = c.frozen_atom(self.block**2, PIXEL_BLOCK)
-        spatial = frozen_spatial(c, x[-2:], c.sizes()[-2:])
-        return [(*x[:-3], block_by_channels(block, x[-3], self.outer), *spatial)]
-
-    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        dimension = len(c.sizes()) - 3
-        slabs, sizes, live = [c.slab(0, dimension)], [c.input_sizes(0)[dimension]], [True]
-        at = 0 if self.outer else 1  # the block, which is frozen
-        slabs.insert(at, UNKNOWN)
-        sizes.insert(at, self.block**2)
-        live.insert(at, False)
-        return [(*(c.slab(0, i) for i in range(dimension)), c.merge(slabs, sizes, live), UNKNOWN, UNKNOWN)]
 
 
 @dataclass(frozen=True)
@@ -332,63 +261,3 @@ class Diagonal(Rule):
     def slabs(self, c: SlabContext) -> Sequence[Slabs]:
         rank = len(c.input_sizes(0))
         return [(*(c.slab(0, i) for i in range(rank) if i not in self.dimensions), UNKNOWN)]
-
-
-@dataclass(frozen=True)
-class Unfold(Rule):
-    """Windows as columns: (N, C, ...) -> (N, C x window, positions). aten.im2col.
-
-    Args:
-        window: How many entries a window has.
-    """
-
-    window: int
-
-    def axes(self, c: AxisContext) -> Sequence[Axes]:
-        x = c.input(0)
-        positions = frozen_spatial(c, x[2:], c.sizes()[2:])
-        return [(x[0], product(x[1], c.frozen_atom(self.window, UNFOLD_WINDOW)), *positions)]
-
-    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        sizes = [c.input_sizes(0)[1], self.window]
-        return [(UNKNOWN, c.merge([only_zero(c.slab(0, 1)), UNKNOWN], sizes, [True, False]), UNKNOWN)]
-
-
-@dataclass(frozen=True)
-class Fold(Rule):
-    """Sums columns into the windows that they come from: (N, C x window, positions) -> (N, C, ...).
-
-    ONNX Col2Im, aten.col2im.
-    """
-
-    window: int
-
-    def axes(self, c: AxisContext) -> Sequence[Axes]:
-        x, sizes = c.input(0), c.sizes()
-        channels = c.atom(sizes[1], "channels")
-        c.same(x[1], product(channels, c.frozen_atom(self.window, UNFOLD_WINDOW)))
-        return [(x[0], channels, *frozen_spatial(c, x[2:], sizes[2:]))]
-
-    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        sizes = c.sizes()
-        channels = split(only_zero(c.slab(0, 1)), [sizes[1], self.window])[0]
-        return [(UNKNOWN, channels, *(UNKNOWN,) * (len(sizes) - 2))]
-
-
-@dataclass(frozen=True)
-class Windows(Rule):
-    """Overlapping windows of one dimension become a last dimension; both are frozen. aten.unfold."""
-
-    dimension: int
-
-    def axes(self, c: AxisContext) -> Sequence[Axes]:
-        out = list(c.input(0))
-        dimension = self.dimension % len(out)
-        c.freeze(out[dimension], UNFOLD_WINDOW)
-        out[dimension] = c.frozen_atom(c.sizes()[dimension], UNFOLD_WINDOW)
-        return [(*out, c.frozen_atom(c.sizes()[-1], UNFOLD_WINDOW))]
-
-    def slabs(self, c: SlabContext) -> Sequence[Slabs]:
-        result = [c.slab(0, i) for i in range(len(c.input_sizes(0)))]
-        result[self.dimension % len(result)] = UNKNOWN
-        return [(*result, UNKNOWN)]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from getac.fx_graph.onnx_export import export_module
 from getac.onnx_graph.read import read_proto
 from getac.onnx_graph.write import write_model
 from getac.passes import Pipeline, SpellQuantizers, State
-from getac.training.quantizers import is_quantizer
+from getac.training.quantizers import is_quantizer, is_stored
 from getac.training.state import state_of
 
 __all__ = ["export", "to_onnx"]
@@ -62,13 +63,25 @@ def with_symbols(module: fx.GraphModule) -> fx.GraphModule:
     if any(tensor.device.type != "cpu" for tensor in module.parameters()):
         copied = copy.deepcopy(copied).cpu()
     copied.register_buffer(ONE, torch.ones(()))
-    for node in copied.graph.nodes:
-        if is_quantizer(node):
-            with copied.graph.inserting_before(node):
-                node.target, exponent = symbol, node.args[3]
-                node.update_arg(3, copied.graph.get_attr(ONE) if exponent is None else exponent)
-    copied.recompile()
-    return copied
+    for node in filter(is_quantizer, list(copied.graph.nodes)):
+        with copied.graph.inserting_before(node):
+            node.target, x, exponent = symbol, node.args[0], node.args[3]
+            node.update_arg(3, copied.graph.get_attr(ONE) if exponent is None else exponent)
+            if isinstance(x, fx.Node) and x.op == "call_function" and is_stored(x):
+                copied.register_buffer(x.name, computed(copied, x))
+                node.update_arg(0, copied.graph.get_attr(x.name))
+    copied.graph.eliminate_dead_code()
+    return fx.GraphModule(copied, copied.graph)  # without what was only there to compute weights
+
+
+@torch.no_grad()
+def computed(module: nn.Module, node: fx.Node) -> Tensor:
+    """A weight that a module makes of its parameters, as weight norms do: it will not change any more."""
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(module)  # type: ignore[no-any-return]
+    assert callable(node.target)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: computed(module, one))
+    return node.target(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 def symbol(

@@ -13,27 +13,19 @@ from getac.axes.analysis import analyze_view
 from getac.axes.axis import leaves
 from getac.axes.reasons import ROLLED
 from getac.rules.attention import Attention
+from getac.rules.blocks import DepthToSpace, SpaceToDepth
 from getac.rules.contraction import Convolution
 from getac.rules.elementwise import Elementwise
 from getac.rules.glu import GatedLinearUnit
-from getac.rules.indexing import Index, IndexPut, IndexUpdate, TopK
+from getac.rules.indexing import Index, TopK
 from getac.rules.layout import Reshape, Transpose
 from getac.rules.matmul_add import MatMulAdd
-from getac.rules.rearrange import (
-    ChannelShuffle,
-    DepthToSpace,
-    Reordered,
-    RepeatInterleave,
-    SpaceToDepth,
-    Stack,
-    Tile,
-    Unbind,
-    Unfold,
-    Windows,
-)
+from getac.rules.rearrange import ChannelShuffle, Reordered, RepeatInterleave, Stack, Tile, Unbind
 from getac.rules.recurrent import RecurrentLayers
 from getac.rules.reduction import Reduction
+from getac.rules.scatter import IndexPut, IndexUpdate
 from getac.rules.weight_norm import WeightNorm
+from getac.rules.windows import Unfold, Windows
 from tests.rules.steps import Graph, Step, check_law, graph, matmul, multiply
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 __all__ = ["QUICK", "SETTINGS", "Goal", "Setting", "Training"]
 
@@ -27,6 +28,8 @@ class Training:
     warm_up: int = 3
     projection: int = 6
     joint: int = 6
+    projection_periods: int = 6
+    joint_periods: int = 6
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Goal:
     Args:
         sparsity: The share of all units that go.
         weight_bits: The bounds of the numbers of bits; the first and the last layers keep 8.
-        saliency: "bops", or one of `getac.GETA`.
+        saliency: One of `getac.GETA`'s.
+        per_bops: The power of the bit operations that a unit saves by which its saliency is divided.
         align: The multiple that channel counts are kept at.
         quantizer_lr: Of ranges; None: that of the weights.
         distill: The weight of the dense network's answers in the loss, beside that of the labels; 0: none.
@@ -47,7 +51,8 @@ class Goal:
     weight_bits: tuple[int, int] = (4, 4)
     activation_bits: tuple[int, int] = (8, 8)
     saliency: str = "mixed"
-    align: int | str = "auto"
+    per_bops: float = 0.0
+    align: int | Literal["auto"] = "auto"
     quantizer_lr: float | None = None
     distill: float = 0.0
     renormalise: bool = False
@@ -79,5 +84,6 @@ SETTINGS: Mapping[str, Setting] = {
     "vit": Setting("vit", Goal(0.5), accuracy=0.966),
 }
 
-BRIEF = Training(samples=128, epochs=5, batch=32, drop_after=4, warm_up=1, projection=1, joint=1)
+BRIEF = Training(
+    samples=128, epochs=5, batch=32, drop_after=4, warm_up=1, projection=1, joint=1, projection_periods=2, joint_periods=2)
 QUICK: Mapping[str, Setting] = {name: replace(one, training=BRIEF) for name, one in SETTINGS.items()}
