@@ -15,6 +15,7 @@ from torch.utils import _pytree
 from torch.utils import _pytree as pytree
 
 from getac.errors import UnsupportedModelError
+from getac.fx_graph.functional import make_functional
 from getac.fx_graph.inline import inline_blocks
 from getac.fx_graph.normal_form import name_squeezed_dimensions, slice_for_narrow
 from getac.fx_graph.training import switch_training
@@ -61,6 +62,7 @@ def capture(
     name_squeezed_dimensions(module.graph)
     slice_for_narrow(module.graph)
     switch_training(module)
+    make_functional(module.graph)
     module.graph.eliminate_dead_code()
     use_first_names(module, model)
     keep_out_of_state(module, model)

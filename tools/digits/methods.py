@@ -96,9 +96,7 @@ def write_float(network: nn.Module, example: tuple[Tensor], path: Path) -> None:
 
 def dense(job: Job) -> Trainee:
     training = job.setting.training
-    adam = torch.optim.Adam(
-        job.network.parameters(), training.lr, weight_decay=training.decay, fused=True
-    )
+    adam = torch.optim.Adam(job.network.parameters(), training.lr, weight_decay=training.decay, fused=True)
 
     def write(path: Path) -> Cost:
         write_float(job.network, job.example, path)

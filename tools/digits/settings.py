@@ -85,5 +85,14 @@ SETTINGS: Mapping[str, Setting] = {
 }
 
 BRIEF = Training(
-    samples=128, epochs=5, batch=32, drop_after=4, warm_up=1, projection=1, joint=1, projection_periods=2, joint_periods=2)
+    samples=128,
+    epochs=5,
+    batch=32,
+    drop_after=4,
+    warm_up=1,
+    projection=1,
+    joint=1,
+    projection_periods=2,
+    joint_periods=2,
+)
 QUICK: Mapping[str, Setting] = {name: replace(one, training=BRIEF) for name, one in SETTINGS.items()}
