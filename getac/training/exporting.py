@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from getac.fx_graph.onnx_export import export_module
 from getac.onnx_graph.read import read_proto
-from getac.onnx_graph.write import write_model
+from getac.onnx_graph.write import check_output, write_model
 from getac.passes import Pipeline, SpellQuantizers, State
 from getac.training.quantizers import is_quantizer, is_stored
 from getac.training.state import state_of
@@ -39,6 +39,7 @@ def export(module: fx.GraphModule, path: str | os.PathLike[str]) -> Path:
         BadInputError: The module does not come from `getac.prepare`, or cannot be exported.
         OutputError: The file cannot be written.
     """
+    check_output(path)  # before the work
     write_model(to_onnx(module), path)
     return Path(path)
 

@@ -78,25 +78,29 @@ def test_the_file_is_of_opset_21_with_an_open_batch_and_the_models_names(tmp_pat
         assert departure(module, model, images(batch)) <= BOUND
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7, 8, 9, 12, 16])
+BITS = (2, 3, 4, 5, 7, 8, 9, 12, 16)
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_weights_are_stored_as_the_integers_of_training(tmp_path: Path, bits: int, per_channel: bool) -> None:
-    module = prepared(bits=bits, per_channel=per_channel)
-    steps(module, torch.optim.Adam(module.parameters(), 1e-3))
+def test_weights_are_stored_as_the_integers_of_training(tmp_path: Path, per_channel: bool) -> None:
+    """A layer of every number of bits, which its weight and its input have."""
+    layers = [one for _ in BITS for one in (torch.nn.Linear(6, 6), torch.nn.Tanh())]
+    inputs = ["input_1", "tanh", *(f"tanh_{i}" for i in range(1, len(BITS) - 1))]
+    overrides = dict(zip(inputs, BITS, strict=True)) | {f"{2 * i}.weight": b for i, b in enumerate(BITS)}
+    x = torch.randn(4, 6)
+    module = prepared(torch.nn.Sequential(*layers), x, per_channel=per_channel, overrides=overrides)
+    steps(module, torch.optim.Adam(module.parameters(), 1e-3), inputs=lambda seed: x)
     model = exported(module, tmp_path)
-    stored, top = tensors(model), 2 ** (bits - 1) - 1
-    for quantizer in find_quantizers(module):
-        if not quantizer.of_weight:
-            continue
-        name = str(quantizer.x.target)
-        integers, scale = stored[f"{name}.int"], stored[f"{name}.scale"]
-        assert integers.dtype == (np.int8 if bits <= 8 else np.int16) and np.abs(integers).max() <= top
-        assert scale.shape == ((len(integers),) if per_channel else ())
-        weight, record = module.get_parameter(name).detach().numpy(), quantizer.record()
-        assert np.array_equal(
-            integers * scale.reshape((-1,) + (1,) * (integers.ndim - 1)), record.quantize(weight)
-        )
-    assert departure(module, model, images(2)) <= BOUND
+    weights = [one for one in find_quantizers(module) if one.of_weight]
+    for quantizer, bits in zip(weights, BITS, strict=True):
+        name, record = str(quantizer.x.target), quantizer.record()
+        integers, scale = (tensors(model)[f"{name}.{one}"] for one in ("int", "scale"))
+        assert integers.dtype == (np.int8 if bits <= 8 else np.int16)
+        assert np.abs(integers).max() <= 2 ** (bits - 1) - 1
+        assert scale.shape == ((6,) if per_channel else ())
+        weight = module.get_parameter(name).detach().numpy()
+        assert np.array_equal(integers * scale.reshape(-1, 1), record.quantize(weight))
+    assert departure(module, model, x) <= BOUND
 
 
 def test_activations_are_pairs_of_quantize_and_dequantize(tmp_path: Path) -> None:
@@ -199,9 +203,10 @@ def test_refuses_a_module_that_was_not_prepared(tmp_path: Path, make: Any) -> No
 
 def test_refuses_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
+    module = prepared()
     for path in (tmp_path / "missing" / "model.onnx", tmp_path / "file" / "model.onnx", tmp_path):
         with pytest.raises(OutputError):
-            getac.export(prepared(), path)
+            getac.export(module, path)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("file", "mine")]
 
 
@@ -212,7 +217,9 @@ def test_a_file_that_cannot_be_replaced_stays_whole(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("getac.onnx_graph.write._fill", full)
-    with pytest.raises(OSError):
-        getac.export(prepared(), path)
+    module = prepared()
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        getac.export(module, path)
+    assert "No space left" in str(caught.value)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("model.onnx", "mine")]

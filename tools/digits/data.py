@@ -17,7 +17,7 @@ TRAINED = 1347
 
 @dataclass(frozen=True)
 class Images:
-    """Images (n, 1, 16, 16), whose mean over the training images is 0 and whose deviation is 1; labels (n,)."""
+    """Images (n, 1, 16, 16), of mean 0 and deviation 1 over those to train on; labels (n,)."""
 
     images: Tensor
     labels: Tensor

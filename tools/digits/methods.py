@@ -91,7 +91,7 @@ class Stages:
 
 
 def write_float(network: nn.Module, example: tuple[Tensor], path: Path) -> None:
-    onnx.save(export_module(network, example, input_names=["image"], output_names=["logits"]), path)
+    onnx.save(export_module(network, example), path)
 
 
 def dense(job: Job) -> Trainee:

@@ -48,7 +48,7 @@ class Run:
     def _train(self) -> None:
         self.model.train()
         order = torch.randperm(len(self.images), generator=self._order)
-        for chosen in order.split(self.training.batch):
+        for chosen in torch.split(order, self.training.batch):
             self.optimizer.zero_grad()
             self.loss(chosen).backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -83,6 +83,6 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
 def renormalise(model: nn.Module, images: Images, batch: int) -> None:
     """Takes the statistics of batch norms from the training images anew; weights stay."""
     model.train()
-    for part in images.images.split(batch):
+    for part in torch.split(images.images, batch):
         model(part)
     model.eval()
