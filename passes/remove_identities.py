@@ -28,5 +28,5 @@ class RemoveIdentities:
     def run(self, state: State) -> None:
         for node in state.model.graph.all_nodes():
             if node.op_type == "Identity" and node.inputs[0] is not None:
-                node.outputs[0].shape = None  # the pass would merge shapes that exporters got wrong, and raise
+                node.outputs[0].shape = None  # merging it with a wrong one would raise
         IdentityEliminationPass()(state.model)

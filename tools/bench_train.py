@@ -152,9 +152,7 @@ def steps_of(
         torch.manual_seed(0)
         steps[name] = whole_step(make(setting), variant)
         if compiled and name != "regenerated":
-            steps[f"{name}, compiled"] = whole_step(
-                make(setting), lambda task, make=variant: torch.compile(make(task))
-            )
+            steps[f"{name}, compiled"] = whole_step(make(setting), partial(compiled_of, variant))
     return steps
 
 
@@ -220,7 +218,7 @@ def peak_bytes(name: str, variant: str, setting: Setting) -> int:
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
         step()
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profile.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     sizes = itertools.accumulate(size for _, size in changes)
     return int(held + max(sizes, default=0))

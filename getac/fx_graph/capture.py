@@ -51,8 +51,8 @@ def capture(
     try:
         if not model.training:
             model.train()  # what is in evaluation mode inside of a model in training is frozen on purpose
-        args, kwargs = each_its_own((tuple(args), dict(kwargs or {})))
-        exported = export(model, args, kwargs, dynamic_batch)
+        own_args, own_kwargs = each_its_own((tuple(args), dict(kwargs or {})))
+        exported = export(model, own_args, own_kwargs, dynamic_batch)
     finally:
         for part, training in modes.items():
             part.training = training

@@ -92,8 +92,8 @@ def insert_call(graph: fx.Graph, x: fx.Node, readers: Sequence[fx.Node], inserti
     before = min(readers) if x.op == "get_attr" else behind(graph, x)
     with graph.inserting_before(before):
         names = ("d", "q_m", "t")[: 2 + insertion.exponent]
-        parameters = [graph.get_attr(f"{insertion.name}.{one}") for one in names]
-        parameters += [None] * (3 - len(names))  # without an exponent the operator is quicker
+        found = [graph.get_attr(f"{insertion.name}.{one}") for one in names]
+        parameters = [*found, *[None] * (3 - len(names))]  # without an exponent the operator is quicker
         signed, least, most = insertion.bits
         arguments = (x, *parameters, insertion.axis, signed, float(least), float(most))
         name = insertion.name.replace(".", "_")

@@ -61,9 +61,7 @@ def test_the_state_dict_has_the_models_names_and_the_quantizers() -> None:
     module = prepared(model)
     values = ["x", "relu_", "mean"]
     added = {
-        f"{name}_quantizer.{part}"
-        for name in ["conv.weight", "out.weight", *values]
-        for part in ("d", "q_m")
+        f"{name}_quantizer.{part}" for name in ["conv.weight", "out.weight", *values] for part in ("d", "q_m")
     }
     assert set(module.state_dict()) == {*keys, *added}
     other = prepared(Net())
