@@ -27,7 +27,18 @@ __all__ = ["LAYERS", "NO_INTEGER_KERNEL", "Placement", "place"]
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_INTEGER_KERNEL = ("ConvTranspose",)
 ANY_SCALE = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
-SAME_SCALE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split")
+SAME_SCALE = (
+    "MaxPool",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "Split",
+    "DepthToSpace",
+    "SpaceToDepth",  # has no kernel for integers: it runs in floats, between pairs of one scale
+)
 CLIPPING = ("Relu", "Clip", "Identity")  # what a quantizer behind it may do as well
 MAX_BITS = 8
 UNCALIBRATED = "no quantizers for its activations, and no calibration data"
@@ -80,20 +91,21 @@ def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer], calibrated:
         calibrated: Whether there is data, or has been, for activations without a quantizer; otherwise nodes
             that need one of those stay in floats.
     """
-    excluded: set[ir.Node] = set()
+    excluded: dict[ir.Node, str] = {}
     while True:
         placement = place_all_but(excluded, graph, quantizers)
         missing = {v for v in placement.values if placement.source(v) not in quantizers}
         if calibrated or not missing:
             return placement
-        needs = {node: quantized_by(node, placement, quantizers) for node in placement.integer}
-        excluded.update(node for node, values in needs.items() if missing.intersection(values))
+        for node in placement.integer:
+            if missing.intersection(quantized_by(node, placement, quantizers)):
+                excluded[node] = UNCALIBRATED if node.inputs[0] in missing else UNROUNDED
 
 
 def place_all_but(
-    excluded: set[ir.Node], graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]
+    excluded: Mapping[ir.Node, str], graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]
 ) -> Placement:
-    """The placement in which some nodes stay in floats, for want of data."""
+    """The placement in which some nodes stay in floats, for want of data, with what they lack."""
     placement = Placement()
     # What is quantized already, and what a layer wants on integers.
     available: set[ir.Value | None] = {
@@ -101,9 +113,7 @@ def place_all_but(
     }
     for node in graph:
         if is_layer(node):
-            reason = (
-                why_uncalibrated(node, quantizers) if node in excluded else why_not_integer(node, quantizers)
-            )
+            reason = excluded.get(node) or why_not_integer(node, quantizers)
             if reason is None:
                 placement.integer.add(node)
                 available.add(node.inputs[0])
@@ -125,11 +135,6 @@ def place_all_but(
     drop_unused(graph, placement, quantizers)
     collect_values(graph, placement, quantizers)
     return placement
-
-
-def why_uncalibrated(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> str:
-    """Which quantizers a layer lacks."""
-    return UNROUNDED if node.inputs[0] in quantizers else UNCALIBRATED
 
 
 def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> str | None:

@@ -112,7 +112,8 @@ class Known:
     def visit(self, node: ir.Node, state: State) -> str | None:
         """Computes a node of which all is known; the reason if it should be and cannot."""
         small = self.shapes.constants.get(node.outputs[0])
-        if small is not None and small.dtype.kind in "fi" and node.op_type != "CastLike":
+        quantized = any(value in state.quantizers for value in node.inputs)
+        if small is not None and small.dtype.kind in "fi" and node.op_type != "CastLike" and not quantized:
             replace(node, small)  # a size, or a scale that is computed from one
             return None
         if node.op_type not in FOLDED or not all(self.is_known(node, value) for value in node.inputs):
@@ -120,7 +121,6 @@ class Known:
         weight = node.inputs[0] if node.inputs else None
         if self.is_too_large(node):
             return None
-        quantized = any(value in state.quantizers for value in node.inputs)
         if quantized and node.op_type not in (*RESHAPING, "Transpose"):
             return "a quantized tensor is rearranged when the graph runs"
         if (quantized or node.op_type == "Transpose") and weight is not None and len(weight.uses()) > 1:

@@ -27,6 +27,10 @@ class RemoveIdentities:
 
     def run(self, state: State) -> None:
         for node in state.model.graph.all_nodes():
-            if node.op_type == "Identity" and node.inputs[0] is not None:
-                node.outputs[0].shape = None  # merging it with a wrong one would raise
+            x, y = (node.inputs[0], node.outputs[0]) if node.op_type == "Identity" else (None, None)
+            if x is None or y is None:
+                continue
+            declared = y.is_graph_output() and y.shape is not None
+            inner = x.producer() is not None and not x.is_graph_output()
+            (x if declared and inner else y).shape = None  # merging it with a wrong one would raise
         IdentityEliminationPass()(state.model)

@@ -100,6 +100,34 @@ def test_operators_that_move_numbers_share_a_quantizer(build):
     assert "maxpool_1" not in placed(model, other)[0]  # two records that disagree: it runs in floats
 
 
+def test_parts_of_one_value_that_are_joined_share_its_quantizer(build):
+    """A roll: slices that change places. Without data a Concat of two values needs a record of its own."""
+    text = """(float[N,4] x, float[N,4] z) => (float[N,5] y, float[N,5] k) {
+        a = Slice(x, zero, two, one)
+        b = Slice(x, two, four, one)
+        c = Concat<axis=1>(b, a)
+        y = Gemm(c, w)
+        d = Concat<axis=1>(b, z)
+        e = Slice(d, zero, four, one)
+        k = Gemm(e, v)
+    }"""
+    numbers = {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4])}
+    model = build(text, w=normal(4, 5), v=normal(4, 5), **numbers)
+    values = {value.name: value for value in model.graph.inputs}
+    found = place(model.graph, {values["x"]: unsigned(0.02)}, calibrated=False)
+    assert {node.name for node in found.integer} == {"slice_0", "slice_1", "concat_2", "gemm_3"}
+    joined = next(value for value in found.values if value.name == "c")
+    assert found.source(joined) is values["x"]
+
+
+def test_a_convolution_without_a_quantizer_for_its_output_says_so(build):
+    model = build("(float[N,4,8,8] x) => (float[N,4,8,8] y) { y = Conv(x, v) }", v=normal(4, 4, 1, 1))
+    found = place(model.graph, {model.graph.inputs[0]: unsigned(0.02)}, calibrated=False)
+    assert list(found.why_not.values()) == ["no quantizer for its output, and no calibration data"]
+    found = place(model.graph, {}, calibrated=False)
+    assert list(found.why_not.values()) == ["no quantizers for its activations, and no calibration data"]
+
+
 @pytest.mark.parametrize(
     ("text", "tensors", "why"),
     [

@@ -109,7 +109,8 @@ class Piece:
         reach = x if self.is_plain else power(x, quantizer.t.detach().clamp(*EXPONENTS))
         wide = top.to(x.dtype)[:, None]
         v = torch.div(reach, d.to(x.dtype)[:, None], out=self.scratch("v", x))
-        v.clamp_(-wide if quantizer.bits.signed else 0 * wide, wide)
+        # Not clamp_, which is slow where each row has bounds of its own.
+        torch.maximum(torch.minimum(v, wide, out=v), -wide if quantizer.bits.signed else 0 * wide, out=v)
         return Held(x, v, torch.round(v, out=self.scratch("residual", v)).sub_(v))
 
     def _hold_by_others(self, x: Tensor, quantizer: PlacedQuantizer) -> Held:

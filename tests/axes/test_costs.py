@@ -18,6 +18,7 @@ from getac.choice import Choice
 from getac.fx_graph.capture import capture
 from getac.fx_graph.view import FxView
 from getac.passes import InferAxes, InferShapes, Pipeline, SliceUnits, State, analysis_passes
+from getac.training.exporting import to_onnx
 from tools import fx_law, law
 from tools.torch_zoo.export import export_legacy
 from tools.torch_zoo.registry import example
@@ -371,3 +372,43 @@ def test_a_node_of_unknown_shape_counts_its_weights_alone(build):
         w=ones(6, 4, 1, 1),
     )
     assert layer(getac.analyze(model), "Conv").cost == in_floats(24, 0)
+
+
+def test_what_is_picked_from_a_rounded_value_has_its_bits():
+    """An all-8-bit ResNet costs 1/16 of its floats, also behind a max pool and a flattening."""
+    made = example("resnet")
+    made.module.eval()
+    floats = getac.analyze(capture(made.module, made.args, made.kwargs)).costs.total
+    module = getac.prepare(made.module, made.args, made.kwargs, calibration=[made.args])
+    assert any("max_pool" in node.name for node in module.graph.nodes)
+    for one in (module, to_onnx(module)):
+        assert getac.analyze(one).costs.total.bops * 16 == floats.bops
+
+
+@pytest.mark.parametrize(
+    ("operators", "bits"),
+    [
+        ("b = Transpose<perm=[0,1]>(d) \n c = Reshape(b, s)", 8),
+        (
+            "b, e = Split<axis=1, num_outputs=2>(d) \n c = Concat<axis=1>(b, e)",
+            32,
+        ),  # of two values, in general
+        ("c = Gather<axis=1>(d, i)", 8),
+        ("c = Relu(d)", 32),
+    ],
+)
+def test_what_is_computed_of_a_rounded_value_does_not(build, operators, bits):
+    model = build(
+        f"""(float[N,4] x) => (float[N,6] y) {{
+            q = QuantizeLinear(x, scale, zero) \n d = DequantizeLinear(q, scale, zero)
+            {operators}
+            y = MatMul(c, w)
+        }}""",
+        scale=np.array(0.1, F32),
+        zero=np.array(0, np.int8),
+        w=ones(4, 6),
+        s=np.array([-1, 4]),
+        i=np.array([3, 2, 1, 0]),
+    )
+    total = getac.analyze(model).costs.total
+    assert total.bops == 24 * bits * 32

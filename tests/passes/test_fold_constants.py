@@ -156,3 +156,46 @@ def test_a_second_run_changes_nothing(build) -> None:
     state = folded(build(text, w=normal(6, 4)))
     Pipeline([InferShapes(), FoldConstants()]).run(state)
     assert not state.records[-1].changed
+
+
+def test_equal_transpositions_of_a_shared_weight_become_one(build) -> None:
+    text = """(float[N,4] x) => (float[N,4] y) {
+        t = Transpose<perm=[1,0]>(w)  a = MatMul(x, t)
+        u = Transpose<perm=[1,0]>(w)  y = MatMul(a, u)
+    }"""
+    state = same_function(build, text, normal(3, 4), w=normal(4, 4))
+    assert operators(state) == ["MatMul", "MatMul"]
+    assert list(state.model.graph.initializers) == ["w"]
+
+
+def test_a_weight_that_is_read_as_it_is_as_well_is_not_stored_twice(build) -> None:
+    text = """(float[N,5] x) => (float[N,5] y) {
+        a = MatMul(x, w)
+        u = Transpose<perm=[1,0]>(w)  y = MatMul(a, u)
+    }"""
+    assert "Transpose" in operators(same_function(build, text, normal(3, 5), w=normal(5, 5)))
+
+
+@pytest.mark.parametrize(
+    ("text", "axis"),
+    [
+        ("s = Squeeze(d, a) \n w = Unsqueeze(s, a)", 0),
+        ("w = Reshape(d, shape)", 0),
+        ("s = Squeeze(d, a) \n t = Transpose<perm=[1,0]>(s) \n u = Transpose(t) \n w = Unsqueeze(u, a)", 0),
+    ],
+)
+def test_the_steps_of_a_quantized_weight_move_with_it(build, text: str, axis: int) -> None:
+    rng = np.random.default_rng(0)
+    model = build(
+        f"(float[N,4,9] x) => (float[N,4,7] y) {{ d = DequantizeLinear<axis=0>(q, scale) \n {text} \n"
+        " y = Conv<group=4>(x, w) }",
+        q=rng.integers(-127, 128, (4, 1, 3)).astype(np.int8),
+        scale=F32([0.1, 0.2, 0.3, 0.4]),
+        a=np.array([1]),
+        shape=np.array([4, 1, 3]),
+    )
+    state = folded(model)
+    assert operators(state) == ["Conv"]
+    weight = next(iter(state.model.graph)).inputs[1]
+    assert state.quantizers[weight].axis == axis
+    np.testing.assert_array_equal(state.quantizers[weight].step, F32([0.1, 0.2, 0.3, 0.4]))

@@ -242,3 +242,15 @@ def test_a_clip_is_absorbed_by_the_quantizer_calibrated_behind_it(build, bounds)
     assert "Clip" not in operators(model) and "QLinearConv" in executed(model)
     after = run(open_session(model), {"x": x})["y"]
     assert 10 * np.log10((before**2).sum() / ((before - after) ** 2).sum()) > 25
+
+
+def test_layers_of_one_weight_store_it_once(build):
+    text = "(float[N,4] x) => (float[N,4] y) { a = Gemm(x, w) \n b = Relu(a) \n y = Gemm(b, w) }"
+    model = build(text, w=normal(4, 4))
+    x = normal(16, 4, seed=1)
+    expected = run(open_session(model), {"x": x})["y"]
+    found = lowered(model, x).model
+    assert [value.dtype.name for value in found.graph.initializers.values()].count("INT8") == 2  # w, zeros
+    result = run(open_session(found), {"x": x})["y"]
+    assert np.abs(result - expected).max() < 0.05 * np.abs(expected).max()
+    assert executed(found).count("QGemm") == 2

@@ -35,8 +35,7 @@ TRANSPOSED = "onnxruntime has no integer kernel for ConvTranspose"
 IN_FLOATS = {
     "lstm_tagger": {"integer kernels are not used for LSTM": 2},
     "mamba": {"its weight is the first factor, and integer kernels have it as the second": 2},
-    "super_resolution": {"no quantizer for its output, and no calibration data": 1},  # a graph output
-    "unet": {TRANSPOSED: 2, "no quantizer for its output, and no calibration data": 1},
+    "unet": {TRANSPOSED: 2, "no quantizer for its output, and no calibration data": 1},  # a graph output
     "vocoder": {TRANSPOSED: 2},
 }
 """Why layers with weights are left in floats, and how many."""

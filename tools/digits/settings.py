@@ -80,8 +80,8 @@ class Setting:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "resnet20": Setting("resnet20", Goal(0.6, align=4, per_bops=0.25), accuracy=0.978),
-    "vit": Setting("vit", Goal(0.6, weight_bits=(3, 3), per_bops=0.5), accuracy=0.966),
+    "resnet20": Setting("resnet20", Goal(0.5, align=4, per_bops=0.25), accuracy=0.978),
+    "vit": Setting("vit", Goal(0.5, weight_bits=(3, 3), per_bops=0.4), accuracy=0.966),
 }
 
 BRIEF = Training(
