@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from getac.agreement import Batch
 from getac.axes.meter import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
+from getac.errors import UnsupportedModelError
 from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.shapes import infer_shapes
@@ -26,6 +27,8 @@ from getac.stored import Sources, bytes_by_node, bytes_stored, constant_sources
 from getac.verification import Models, Verification
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
     from getac.compression import Compressed
     from getac.options import Options
 
@@ -49,6 +52,7 @@ def measure(
         source: The file that was read, if it was one.
     """
     models, state, choice = result.models, result.state, result.choice
+    latency, hindered = measure_models(models, sample) if how.bench else (None, [])
     batch = batch_symbols(signature_of(models.original)) - state.bindings.keys()
     per_sample = {**result.sizes, **dict.fromkeys(batch, 1)}
     layers = layer_reports(models, per_sample, result.bits, state.refusals, result.integer)
@@ -61,11 +65,11 @@ def measure(
         units_removed=choice.removed,
         calibrated=result.integer,
         sizes=per_sample,
-        notes=result.notes,
+        notes=[*result.notes, *hindered],
         layers=layers,
         before=totals(models.original, layers, file_bytes(models.original, source), after=False),
         after=totals(models.lowered, layers, None, after=True),
-        latency=measure_models(models, sample) if how.bench else None,
+        latency=latency,
         verification=verification,
         refusals=state.refusals,
         passes=state.records,
@@ -213,11 +217,21 @@ def file_bytes(model: ir.Model, path: Path | None) -> int | None:
     return sum(file.stat().st_size for file in (path, *origin_of(model).files))
 
 
-def measure_models(models: Models, batch: Batch) -> Latency:
-    """Times the original and the result, interleaved, on one thread."""
-    sessions = {"before": open_session(models.original), "after": open_session(models.lowered)}
-    medians = measure_latency(sessions, batch)
-    return Latency(medians["before"], medians["after"])
+def measure_models(models: Models, batch: Batch) -> tuple[Latency, list[str]]:
+    """Times the original and the result, interleaved, on one thread; and notes on how."""
+    before, notes = session_of_original(models.original)
+    medians = measure_latency({"before": before, "after": open_session(models.lowered)}, batch)
+    return Latency(medians["before"], medians["after"]), notes
+
+
+def session_of_original(model: ir.Model) -> tuple[InferenceSession, list[str]]:
+    """onnxruntime's rewrites may fail on a model that is valid; as it is written it still runs."""
+    try:
+        return open_session(model), []
+    except UnsupportedModelError as error:
+        session = open_session(model, optimize=False)
+        why = f"onnxruntime's optimisations fail on the original model ({error.found})"
+        return session, [f"{why}: its latency is that without them"]
 
 
 def layer_bits(

@@ -4,7 +4,7 @@ The number of bits is b = log2(q_m^t / d + 1) + 1 (one less if unsigned; arXiv 2
 bounds hold it: d is cut to where b lies between them. With equal bounds d = q_m^t / (2^(b-1) - 1).
 
 Parameters that training pushed out of their domain (d or q_m at zero or below, an exponent that overflows)
-are taken for the nearest ones that can be used.
+are taken for the nearest ones that can be used (domain.py).
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Bits", "Lattice", "lattice", "number", "through_bounds"]
+from .domain import EXPONENTS, GREATEST, LEAST, VANISHING, top_of
 
-LEAST = 1e-12  # of q_m: the smallest that keeps 1 / d^2 finite in float32
-GREATEST = 1e15  # of q_m, q_m^t and its slope: their products with gradients stay finite too
-VANISHING = 1e-30  # of q_m^t: a step remains that is no zero
-EXPONENTS = (1 / 16, 16.0)
+__all__ = [
+    "EXPONENTS",
+    "GREATEST",
+    "LEAST",
+    "Bits",
+    "Lattice",
+    "lattice",
+    "number",
+    "through_bounds",
+]
 
 
 class Bits(NamedTuple):
@@ -37,8 +43,8 @@ class Bits(NamedTuple):
     most: float
 
     def top(self, bits: float) -> float:
-        """q_m^t / d at a number of bits: 2^(b-1) - 1, or 2^b - 1 without a sign."""
-        return float(2 ** (bits - 1) - 1 if self.signed else 2**bits - 1)
+        """q_m^t / d at a number of bits."""
+        return top_of(bits, self.signed)
 
     @property
     def fixed(self) -> bool:

@@ -6,7 +6,8 @@
     after    y = getac.SignedPowerUINT8(x, q_m, t, d ...)                          otherwise: a function of
              Sign(x) * DequantizeLinear(Clip(QuantizeLinear(Min(Abs(x), q_m)^t)))  the model
 
-There is no Clip where the lattice fills the type of its integers. The results are those of training to the
+Signed activations of 8 bits are UINT8 around 128, weights INT8. There is no Clip where the lattice fills
+the type of its integers. The results are those of training to the
 last bit; where a tool rounds a power differently, one step aside.
 """
 
@@ -81,7 +82,7 @@ def spell(node: ir.Node, model: ir.Model) -> None:
         wide = nodes[-1].outputs[0] if nodes else x
         if how.exponent == 1 and np.ptp(how.high) == 0:
             record = record_of(how)
-            nodes += quantizer_nodes(graph, wide, record, ir.DataType.FLOAT, Storage.centred(record))
+            nodes += quantizer_nodes(graph, wide, record, ir.DataType.FLOAT, Storage.exchanged(record))
         else:
             nodes.append(quantized_power(model, wide, how))
     if dtype is not ir.DataType.FLOAT:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from getac.errors import InvalidModelError, UnsupportedModelError
+from getac.kernels.domain import EXPONENTS, GREATEST, LEAST, VANISHING, top_of
 from getac.onnx_graph.edit import array_of, is_stored
 
 __all__ = ["DOMAIN", "FakeQuantizer", "is_fake_quantizer", "read_fake_quantizer"]
@@ -23,10 +24,6 @@ __all__ = ["DOMAIN", "FakeQuantizer", "is_fake_quantizer", "read_fake_quantizer"
 DOMAIN = "getac"
 Floats = npt.NDArray[np.float32]
 Numbers = TypeVar("Numbers", Floats, npt.NDArray[np.int64])
-
-# What training takes for parameters that it pushed out of their domain.
-LEAST, GREATEST = np.float32(1e-12), np.float32(1e15)  # of q_m; the greatest of q_m^t too
-EXPONENTS = (1 / 16, 16.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +98,21 @@ def read_fake_quantizer(node: ir.Node) -> FakeQuantizer:
         )
     axis = axis if axis is None or sizes is None else axis % len(sizes)
     bits = node.attributes.get_float("least_bits", 2.0), node.attributes.get_float("most_bits", 16.0)
-    fewest, most = (np.float32(2 ** (b - 1) - 1 if signed else 2**b - 1) for b in bits)
-    q_m, exponent = np.clip(q_m, LEAST, GREATEST), np.float32(np.clip(t, *EXPONENTS))
-    with np.errstate(over="ignore", under="ignore"):
-        reach = np.minimum(q_m**exponent, GREATEST)
-        step = np.asarray(np.minimum(np.maximum(d, reach / most), reach / fewest))
-        step = np.where(step == 0, np.float32(1), step)  # q_m^t vanished: all integers are 0
-        top = most if bits[0] == bits[1] else reach / step
+    fewest, most = (np.float32(top_of(b, signed)) for b in bits)
+    q_m, exponent = np.clip(q_m, np.float32(LEAST), np.float32(GREATEST)), np.float32(np.clip(t, *EXPONENTS))
+    reach = q_m if exponent == 1 else power_of(q_m, exponent)
+    step = np.asarray(np.minimum(np.maximum(d, reach / most), reach / fewest))
+    top = most if bits[0] == bits[1] else reach / step
     high = np.broadcast_to(np.rint(top), step.shape).astype(np.int64)
     check_high(node, int(high.max()), signed)
     return FakeQuantizer(step, np.asarray(q_m), exponent, high, signed, axis)
+
+
+def power_of(q_m: Floats, exponent: np.float32) -> Floats:
+    """q_m^t, where training can use it."""
+    with np.errstate(over="ignore", under="ignore"):
+        power: Floats = np.clip(q_m**exponent, np.float32(VANISHING), np.float32(GREATEST))
+    return power
 
 
 def fits(d: Floats, axis: int | None, sizes: Sequence[int | ir.SymbolicDim] | None) -> bool:

@@ -50,6 +50,16 @@ class Storage:
         return cls(ir.DataType.UINT8 if narrow else ir.DataType.UINT16, -quantizer.low)
 
     @classmethod
+    def exchanged(cls, quantizer: Quantizer) -> Storage:
+        """As any session of onnxruntime reads activations: UINT8 around 128 where it holds the lattice.
+
+        onnxruntime makes UINT8 of INT8 activations by itself, after it moved pairs across Transpose and
+        Reshape in a form that this does not survive: the model would not load.
+        """
+        centred = cls.centred(quantizer)
+        return cls(ir.DataType.UINT8, 128) if centred.integer is ir.DataType.INT8 else centred
+
+    @classmethod
     def centred(cls, quantizer: Quantizer) -> Storage:
         """As they are, the zero point in the middle; at most 16 bits."""
         signed, types = quantizer.signed, ir.DataType

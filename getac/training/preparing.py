@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from getac.errors import BadInputError, UnsupportedModelError
@@ -20,6 +21,8 @@ from getac.training.state import KEY, TrainingState
 from getac.training.widths import Widths
 
 __all__ = ["prepare"]
+
+PARAMETER_TYPES = (torch.float32, torch.float16)
 
 
 def prepare(
@@ -48,7 +51,8 @@ def prepare(
         example_inputs: Positional inputs; the first dimension of each tensor is the batch.
         example_kwargs: Keyword inputs.
         weight_bits: 2 to 16; a pair (least, greatest): the number of bits learns in between, from the
-            greatest on; None: floats. The first and the last layers have 8 at least.
+            greatest on; None: floats while training, which `getac.lower` still stores in 8 bits where
+            their layer reads quantized activations. The first and the last layers have 8 at least.
         activation_bits: Likewise.
         calibration: Batches for the ranges of activations, each a tensor, a tuple or list of positional
             inputs, or a dictionary of keyword inputs. None: the example inputs, with a warning.
@@ -62,7 +66,8 @@ def prepare(
         per_channel: Whether every output channel of a weight has a step and a range of its own.
 
     Raises:
-        UnsupportedModelError: The model cannot be captured, or has no layer.
+        UnsupportedModelError: The model cannot be captured, has no layer, or has parameters that are neither
+            float32 nor float16.
         OptionError: A number of bits that is none, a glob that matches nothing, an unknown way of ranges.
         CalibrationError: Data that does not fit the model, or makes it compute what is not finite.
         BadInputError: The model was prepared already.
@@ -70,6 +75,7 @@ def prepare(
     widths = Widths.read(weight_bits, activation_bits, overrides)
     check_method(ranges)
     check_new(model)
+    check_types(model)
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     module = capture(model, args, example_kwargs, dynamic_batch=dynamic_batch)
     layers = find_layers(module, embeddings)
@@ -97,6 +103,19 @@ def check_new(model: nn.Module) -> None:
             found=f"a module with {len(find_quantizers(model))} quantizers",
             hint="train it as it is, or prepare the original model again",
         )
+
+
+def check_types(model: nn.Module) -> None:
+    """Steps and ranges are float32, and so is what onnxruntime's kernels compute with."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype not in PARAMETER_TYPES:
+            raise UnsupportedModelError(
+                "the model has parameters of a type that cannot be lowered",
+                where=f"parameter {name}",
+                required="float32 (or float16)",
+                found=str(parameter.dtype).removeprefix("torch."),
+                hint="prepare model.float(), and train it under torch.autocast for bfloat16",
+            )
 
 
 def check_layers(model: nn.Module, layers: Sequence[Layer]) -> None:

@@ -109,7 +109,7 @@ def compress(
                 line.update(loss.item())
             if options.checkpoint:
                 geta.save(options.checkpoint)
-    return geta.lower(options.output)
+    return geta.lower(options.output, bench=False)
 
 
 def answers(path: Path, samples: Samples, batch: int) -> np.ndarray:
