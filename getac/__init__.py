@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
     from getac.qasso.geta import GETA as GETA
+    from getac.qasso.joint import JointConstants as JointConstants
     from getac.qasso.optimizer import QASSO as QASSO
+    from getac.qasso.progress import LiveLine as LiveLine
     from getac.qasso.schedule import Schedule as Schedule
     from getac.report import Report as Report
     from getac.training.checkpoint import load as load
@@ -34,6 +36,8 @@ __all__ = [
     "QASSO",
     "Analysis",
     "GetacError",
+    "JointConstants",
+    "LiveLine",
     "Report",
     "Schedule",
     "analyze",
@@ -61,6 +65,8 @@ _HOMES = {
     "regenerate": "getac.training.regenerating",
     "save": "getac.training.checkpoint",
     "GETA": "getac.qasso.geta",
+    "JointConstants": "getac.qasso.joint",
+    "LiveLine": "getac.qasso.progress",
     "QASSO": "getac.qasso.optimizer",
     "Report": "getac.report",
     "Schedule": "getac.qasso.schedule",

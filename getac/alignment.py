@@ -8,7 +8,7 @@ the dense one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 
 from getac.axes.analysis import Analysis, PruningClass
 from getac.axes.axis import Axis, leaves, units
@@ -22,12 +22,14 @@ DEPTHWISE_CONVOLUTION = 16
 LINEAR = 1
 
 
-def unit_multiples(analysis: Analysis, align: int | None, integer: bool) -> Mapping[Axis, int]:
+def unit_multiples(
+    analysis: Analysis, align: int | None, integer: bool | Collection[Hashable]
+) -> Mapping[Axis, int]:
     """Class atom -> the multiple that the number of its kept units should be.
 
     Args:
         align: Channel multiple for every layer; None: what each layer's kernel likes.
-        integer: Whether convolutions will run on integers.
+        integer: Whether convolutions will run on integers; or the weights of those that will.
     """
     result = {one.atom: 1 for one in analysis.classes}
     for axis, channels in channel_axes(analysis, integer):
@@ -38,7 +40,7 @@ def unit_multiples(analysis: Analysis, align: int | None, integer: bool) -> Mapp
     return result
 
 
-def channel_axes(analysis: Analysis, integer: bool) -> Iterator[tuple[Axis, int]]:
+def channel_axes(analysis: Analysis, integer: bool | Collection[Hashable]) -> Iterator[tuple[Axis, int]]:
     """The channel axes of all layers with weights, and the multiple that each kernel likes."""
     for node in analysis.view.nodes:
         rule, weight = node.rule, node.inputs[1] if len(node.inputs) > 1 else None
@@ -46,10 +48,11 @@ def channel_axes(analysis: Analysis, integer: bool) -> Iterator[tuple[Axis, int]
         if axes is None or weight not in analysis.parameters:
             continue
         if isinstance(rule, Convolution):
+            on_integers = integer if isinstance(integer, bool) else weight in integer
             for value in (node.inputs[0], node.outputs[0]):
                 if value in analysis.axes:  # not where the shape is unknown
                     axis = analysis.axes[value][1]
-                    yield axis, convolution_multiple(rule, axis.size, integer)
+                    yield axis, convolution_multiple(rule, axis.size, on_integers)
         elif isinstance(rule, Gemm | Linear | MatMul):
             for axis in axes:
                 yield axis, LINEAR

@@ -1,12 +1,4 @@
-"""Trains the network of `getac demo`: group sparsity while it learns, on getac's own pruning classes.
-
-Pruning costs nothing where training has emptied the units first. Here a group lasso does that: after every
-step of SGD, each unit g (all entries that one pruning class of the model ties together) shrinks towards zero,
-
-    x_g <- x_g max(0, 1 - s / ||x_g||)        the proximal step of s sum_g ||x_g|| (Yuan and Lin 2006)
-
-so that units which the loss does not hold up arrive at exactly zero, and stay there.
-"""
+"""Trains the network of `getac demo`: once in floats, and once with QASSO, which prunes and quantizes it."""
 
 from __future__ import annotations
 
@@ -17,33 +9,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from rich.console import RenderableType
 
-from getac.onnx_graph.read import load
-from getac.passes import FoldQuantizers, InferAxes, InferShapes, Pipeline, RemoveDead, State
+from getac.onnx_graph.write import write_model
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from pathlib import Path
 
-    # A unit's entries: slices of parameters along one dimension, all with the same number of units.
-    Group = list[tuple[nn.Parameter, int]]
+    from torch import Tensor, fx, nn
+    from torch.optim import Optimizer
 
 __all__ = [
+    "SPARSITY",
     "Digits",
-    "export",
-    "fit",
+    "export_float",
     "load_digits",
-    "pruning_groups",
     "reproducible_torch",
     "residual_network",
+    "train",
+    "train_with_qasso",
 ]
 
 WIDTH = 64
 BATCH = 64
-LEARNING_RATE = 0.1
-ZERO_SHARE = 0.7  # more than is pruned afterwards: whole blocks of units go, and each class keeps some
-SHRINKAGE = 1.0  # of a unit's norm (about 2 at the start) per unit of learning rate
+LEARNING_RATE = 3e-3
+SPARSITY = 0.6
+WEIGHT_BITS, ACTIVATION_BITS = (4, 8), (8, 8)
+CALIBRATION_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -95,35 +87,58 @@ def residual_network() -> nn.Module:
     )
 
 
-def pruning_groups(network: nn.Module) -> list[Group]:
-    """The classes that getac finds in the exported network, as slices of the network's parameters."""
-    state = State(load(export(network)))
-    Pipeline((FoldQuantizers(), RemoveDead(), InferShapes(), InferAxes())).run(state)
-    assert state.analysis is not None
-    parameters = dict(network.named_parameters())  # the exporter keeps their names
-    return [
-        [(parameters[one.name], one.dimension) for one in found.members if one.name in parameters]
-        for found in state.analysis.classes
-    ]
+def train(network: nn.Module, data: Digits, epochs: int, say: Callable[[RenderableType], None]) -> None:
+    """In floats."""
+    import torch
+
+    fit(network, torch.optim.AdamW(network.parameters(), LEARNING_RATE), data, epochs, say, lambda: "")
+
+
+def train_with_qasso(
+    network: nn.Module, data: Digits, epochs: int, say: Callable[[RenderableType], None]
+) -> tuple[fx.GraphModule, float]:
+    """Trains another network with QASSO for the same number of epochs.
+
+    Returns:
+        The small network, quantized as it was trained; the share of units that are gone.
+    """
+    import torch
+
+    from getac.qasso.geta import GETA
+
+    images = torch.from_numpy(data.images[:CALIBRATION_SAMPLES])
+    geta = GETA(
+        network,
+        images[:2],
+        sparsity=SPARSITY,
+        weight_bits=WEIGHT_BITS,
+        activation_bits=ACTIVATION_BITS,
+        calibration=[images],
+    )
+    optimizer = geta.qasso("adamw", LEARNING_RATE, steps=epochs * (len(data.labels) // BATCH))
+
+    def describe() -> str:
+        now = optimizer.metrics()
+        return f", {now.sparsity:.0%} of the units are gone, weights have {now.weight_bits:.1f} bits"
+
+    fit(geta.model, optimizer, data, epochs, say, describe)
+    return geta.construct_subnet(), optimizer.metrics().sparsity
 
 
 def fit(
     network: nn.Module,
-    groups: list[Group],
+    optimizer: Optimizer,
     data: Digits,
     epochs: int,
     say: Callable[[RenderableType], None],
+    describe: Callable[[], str],
 ) -> None:
-    """SGD with momentum and a falling learning rate; shrinks the less, the more units are zero."""
+    """A training loop as anybody has it; the learning rate falls to zero."""
     import torch
 
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     batches = len(labels) // BATCH
-    optimizer = torch.optim.SGD(
-        network.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True
-    )
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * batches)
-    zero = 0.0
+    rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * batches)
     network.train()
     for epoch in range(1, epochs + 1):
         total = 0.0
@@ -132,38 +147,19 @@ def fit(
             loss = torch.nn.functional.cross_entropy(network(images[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            rate = float(optimizer.param_groups[0]["lr"])
-            zero = shrink(groups, rate * SHRINKAGE * max(0.0, 1 - zero / ZERO_SHARE))
-            schedule.step()
+            rates.step()
             total += loss.item()
-        say(f"epoch {epoch} of {epochs}: loss {total / batches:.4f}, {zero:.0%} of the units are zero")
+        say(f"epoch {epoch} of {epochs}: loss {total / batches:.4f}{describe()}")
 
 
-def shrink(groups: list[Group], threshold: float) -> float:
-    """Takes `threshold` off the norm of every unit, in place; returns the share of units that are zero."""
-    import torch
-
-    zero = units = 0
-    with torch.no_grad():
-        for group in groups:
-            rows = [parameter.movedim(dimension, 0) for parameter, dimension in group]
-            norms = torch.stack([row.reshape(len(row), -1).square().sum(1) for row in rows]).sum(0).sqrt()
-            factors = (1 - threshold / norms.clamp_min(1e-12)).clamp_min(0)
-            for row in rows:
-                row.mul_(factors.reshape(-1, *[1] * (row.dim() - 1)))
-            zero += int((factors == 0).sum())
-            units += len(factors)
-    return zero / units
-
-
-def export(network: nn.Module) -> onnx.ModelProto:
-    """The network in evaluation mode with a symbolic batch, its batch norms not yet folded."""
+def export_float(network: nn.Module, path: Path) -> None:
+    """Writes the network in evaluation mode, its batch open and its batch norms not yet folded."""
     import torch
 
     from getac.fx_graph.onnx_export import export_module
+    from getac.onnx_graph.read import read_proto
 
-    image = torch.zeros(2, 1, 8, 8)
-    return export_module(network, (image,), input_names=["image"], output_names=["logits"])
+    write_model(read_proto(export_module(network, (torch.zeros(2, 1, 8, 8),))), path)
 
 
 @contextmanager

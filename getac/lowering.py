@@ -68,8 +68,8 @@ def lower(
         sparsity: The share of units to remove, in [0, 1); "auto": those that are zero already.
         align: The multiple that channel counts are kept at; "auto": what each layer's kernel likes.
         ranges: How activation ranges are estimated: "minmax", "percentile" or "mse".
-        weight_bits: 2 to 8, of weights that have no quantizers of their own and whose layers run on integers:
-            also of those that `getac.prepare(..., weight_bits=None)` left floats behind quantized activations.
+        weight_bits: 2 to 8, of weights without quantizers of their own whose layers run on integers: also of
+            those that `getac.prepare(..., weight_bits=None)` left floats behind quantized activations.
         activation_bits: 2 to 8, likewise.
         bench: Whether to measure latency.
         keep: Globs on parameter names: no unit of these is removed.

@@ -65,10 +65,29 @@ def fake_quantize(
         signed: Whether the lattice is symmetric around 0; otherwise it starts there.
         least_bits: The least number of bits, above 1 (signed) or 0.
         most_bits: The greatest.
+
+    Raises:
+        TypeError: x has no floating-point numbers.
+        ValueError: d, q_m or t have other shapes, or x has no such axis.
     """
+    check(x, d, q_m, t, axis)
     op = torch.ops.getac.fake_quantize.default
     quantized: Tensor = op(x, d, q_m, t, axis, signed, least_bits, most_bits)
     return quantized
+
+
+def check(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, axis: int | None) -> None:
+    """What the operator itself takes for granted: it is called for every layer of every step."""
+    if not x.is_floating_point():
+        raise TypeError(f"x is {x.dtype}, and has to be of floating point")
+    if axis is not None and axis not in range(-x.ndim, x.ndim):
+        raise ValueError(f"x of shape {tuple(x.shape)} has no axis {axis}")
+    each = () if axis is None else (x.shape[axis],)
+    if d.shape != q_m.shape or tuple(d.shape) not in ((), each):
+        shapes = f"d has shape {tuple(d.shape)}, q_m {tuple(q_m.shape)}"
+        raise ValueError(f"{shapes}, and both have to be of shape ()" + (f" or {each}" if each else ""))
+    if t is not None and t.ndim:
+        raise ValueError(f"t has shape {tuple(t.shape)}, and has to be of shape ()")
 
 
 def known(on: Lattice) -> Lattice:
@@ -209,7 +228,8 @@ class FakeQuantize(torch.autograd.Function):
         ctx.save_for_backward(x, d, q_m, t)
         ctx.rest = rest
         with torch._C._AutoDispatchBelowAutograd():
-            return fake_quantize(x, d, q_m, t, *rest)
+            result: Tensor = torch.ops.getac.fake_quantize.default(x, d, q_m, t, *rest)
+            return result
 
     @staticmethod
     @once_differentiable

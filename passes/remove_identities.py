@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_ir.passes.common import IdentityEliminationPass
+import onnx_ir as ir
 
 from getac.pipeline import Fact, State
 
@@ -18,7 +18,7 @@ __all__ = ["RemoveIdentities"]
 
 @dataclass(frozen=True)
 class RemoveIdentities:
-    """Removes Identity nodes, but for one between an input and an output of the graph."""
+    """Removes Identity nodes, but for one from an input, or from another output, to an output."""
 
     name: ClassVar[str] = "remove-identities"
     needs: ClassVar[frozenset[Fact]] = frozenset()
@@ -26,11 +26,28 @@ class RemoveIdentities:
     keeps: ClassVar[frozenset[Fact]] = frozenset()
 
     def run(self, state: State) -> None:
-        for node in state.model.graph.all_nodes():
-            x, y = (node.inputs[0], node.outputs[0]) if node.op_type == "Identity" else (None, None)
-            if x is None or y is None:
-                continue
-            declared = y.is_graph_output() and y.shape is not None
-            inner = x.producer() is not None and not x.is_graph_output()
-            (x if declared and inner else y).shape = None  # merging it with a wrong one would raise
-        IdentityEliminationPass()(state.model)
+        for node in list(state.model.graph.all_nodes()):
+            if node.op_type == "Identity" and node.domain == "" and not is_needed(node):
+                remove(node)
+
+
+def is_needed(node: ir.Node) -> bool:
+    """Whether its result is an output that would otherwise have the name, or the graph, of another value."""
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or not y.is_graph_output():
+        return x is None
+    producer = x.producer()
+    return producer is None or producer.graph is not node.graph or x.is_graph_output()
+
+
+def remove(node: ir.Node) -> None:
+    x, y, graph = node.inputs[0], node.outputs[0], node.graph
+    assert x is not None and graph is not None
+    name, is_output = y.name, y.is_graph_output()
+    x.type = x.type or y.type
+    if is_output and y.shape is not None:  # what an interface declares is right
+        x.shape = y.shape
+    ir.convenience.replace_all_uses_with(y, x, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    if is_output:
+        x.name = name

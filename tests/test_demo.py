@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from getac.cli import app
 from getac.demo import DemoResult, check_packages, run_demo
-from getac.demo_training import shrink
+from getac.demo_training import load_digits
 from getac.errors import GetacError, OutputError
 from getac.runtime import open_session, run
 
@@ -51,7 +51,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, spoken: Spoken) -> DemoResu
 def predictions(model: Path, test: Path) -> NDArray[Any]:
     with np.load(test) as data:
         images = data["image"]
-    logits: NDArray[Any] = run(open_session(model), {"image": images})["logits"]
+    (logits,) = run(open_session(model), {"input": images}).values()
     return np.asarray(logits.argmax(axis=1))
 
 
@@ -73,25 +73,30 @@ def test_both_models_classify_and_agree_with_the_result(result: DemoResult) -> N
     assert result.lowered_accuracy >= result.float_accuracy - 0.02
 
 
-def test_training_and_test_images_are_different_ones(result: DemoResult) -> None:
-    with np.load(result.files.calibration) as one, np.load(result.files.test) as other:
-        calibration, test = one["image"], other["image"]
-    assert calibration.shape == (128, 1, 8, 8) and test.shape == (450, 1, 8, 8)
-    assert not {image.tobytes() for image in calibration} & {image.tobytes() for image in test}
+def test_training_and_test_images_are_different_ones() -> None:
+    train, test = load_digits(0)
+    assert train.images.shape == (1347, 1, 8, 8) and test.images.shape == (450, 1, 8, 8)
+    assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}
 
 
 def test_lowered_model_is_smaller_and_all_integer(result: DemoResult) -> None:
     report = result.report
-    assert report.sparsity == pytest.approx(0.6, abs=0.01)
+    assert result.sparsity == pytest.approx(0.6, abs=0.01)
     assert [layer.operator for layer in report.layers].count("Conv") == 8
     assert {layer.kernel for layer in report.layers} == {"integer (QLinearConv)", "integer (QGemm)"}
     assert result.files.lowered.stat().st_size < result.files.model.stat().st_size / 8
     assert report.after.bops < report.before.bops / 40
 
 
-def test_removed_units_were_zero_so_that_pruning_alone_changes_nothing(result: DemoResult) -> None:
-    (against_original,) = result.report.verification.original
-    assert against_original.sqnr_db > 15  # only the rounding to 8 bits is left
+def test_before_is_the_float_network(result: DemoResult) -> None:
+    before = result.report.before
+    assert before.bops == before.macs * 32 * 32
+    assert before.file_bytes == result.files.model.stat().st_size
+
+
+def test_what_was_trained_is_what_is_lowered(result: DemoResult) -> None:
+    (against_trained,) = result.report.verification.original
+    assert against_trained.sqnr_db > 15
 
 
 def test_says_accuracy_size_bops_latency_and_the_command(result: DemoResult, spoken: Spoken) -> None:
@@ -131,11 +136,3 @@ def test_refuses_a_folder_that_cannot_be_made(tmp_path: Path, spoken: Spoken) ->
     Path(tmp_path, "taken").write_text("a file")
     with pytest.raises(OutputError, match="folder cannot be made"):
         run_demo(tmp_path / "taken", say=spoken.console.print)
-
-
-def test_shrinking_takes_the_threshold_off_each_norm_and_stops_at_zero() -> None:
-    matrix = torch.tensor([[3.0, 0.0, 0.1], [0.0, 0.0, 0.0]])
-    vector = torch.tensor([4.0, 2.0, 0.1])
-    assert shrink([[(matrix, 1), (vector, 0)]], 1.0) == pytest.approx(1 / 3)  # norms 5, 2 and 0.14
-    torch.testing.assert_close(matrix, torch.tensor([[2.4, 0.0, 0.0], [0.0, 0.0, 0.0]]))
-    torch.testing.assert_close(vector, torch.tensor([3.2, 1.0, 0.0]))

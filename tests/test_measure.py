@@ -7,7 +7,9 @@ import onnx_ir as ir
 import pytest
 
 import getac
+from getac.errors import UnsupportedModelError
 from getac.measure import uncounted
+from getac.runtime import open_session
 
 F32 = np.float32
 
@@ -105,6 +107,24 @@ def test_constants_folded_into_a_matrix_product_keep_its_integer_kernel(build):
     rows = lowered(model, normal(32, 8))
     assert [row.kernel for row in rows.values()] == ["integer (QGemm)"] * 2
     assert [row.channels_in for row in rows.values()] == [8, 4]
+
+
+def test_an_original_that_no_session_optimises_is_timed_as_it_is_written(build, monkeypatch):
+    model = build("(float[4,8] x) => (float[4,4] y) { y = MatMul(x, w) }", w=normal(8, 4))
+    tried = []
+
+    def failing_first(model, *, optimize=True):
+        tried.append(optimize)
+        if len(tried) == 1:
+            raise UnsupportedModelError("onnxruntime cannot load the model", found="types differ")
+        return open_session(model, optimize=optimize)
+
+    monkeypatch.setattr("getac.measure.open_session", failing_first)
+    report = getac.lower(ir.serde.serialize_model(model))
+    assert tried == [True, False, True]
+    assert report.latency is not None and report.latency.before_ms > 0
+    (note,) = [note for note in report.notes if "optimisations" in note]
+    assert "types differ" in note and "original" in note
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_train_with_quantizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = execute(blocks("Train with quantizers", "python"))
+    *training, geta = blocks("Train with quantizers", "python")
+    names = execute(training)
     report = names["report"]
     assert report.verification.passed
     assert {one.kernel.split()[0] for one in report.layers} == {"integer"}
@@ -74,6 +75,10 @@ def test_train_with_quantizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "model.int8.onnx",
         "model.qdq.onnx",
     }
+    names = execute([geta], **names)
+    assert names["report"].verification.passed
+    assert names["optimizer"].metrics().sparsity == 0.5
+    assert sum(layer.channels_out for layer in names["report"].layers[:2]) == 16  # of 32
 
 
 def test_the_extras_that_it_names_exist() -> None:

@@ -11,17 +11,29 @@ from typing import Any, TypeGuard
 import torch
 from torch import fx, nn
 from torch.export import Dim
-from torch.utils import _pytree
 from torch.utils import _pytree as pytree
 
 from getac.errors import UnsupportedModelError
+from getac.fx_graph.buffer_writes import (
+    copy_instead_of_out,
+    drop_copies_to_itself,
+    write_in_training_only,
+)
+from getac.fx_graph.eval_check import check_evaluation, evaluate_model, evaluating
 from getac.fx_graph.functional import make_functional
+from getac.fx_graph.given import check_call, check_flags, check_module
 from getac.fx_graph.inline import inline_blocks
 from getac.fx_graph.normal_form import name_squeezed_dimensions, slice_for_narrow
 from getac.fx_graph.training import switch_training
 
 __all__ = ["capture", "is_captured"]
 
+DATA_DEPENDENT = {
+    "GuardOnDataDependentSymNode",
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+}
+"""Errors of torch, by name because their modules are private, for Python that asks for a tensor's values."""
 LIBRARIES = ("/torch/", "/getac/", "/contextlib.py", "/inspect.py", "<")
 
 
@@ -34,7 +46,8 @@ def capture(
 ) -> fx.GraphModule:
     """Captures a model by `torch.export` (non-strict) and returns a plain GraphModule.
 
-    Parameters keep their names and are the model's own; train() and eval() switch what they switched.
+    Parameters keep their names and are the model's own; train() and eval() switch what they switched. One
+    run of the model and one of the module in evaluation make sure of it.
 
     Args:
         args: Example inputs; the first dimension of every tensor is taken for the batch.
@@ -43,8 +56,13 @@ def capture(
             of which a warning tells.
 
     Raises:
-        UnsupportedModelError: The model cannot be captured (it branches on data, say).
+        BadInputError: What is given is no module, or no inputs.
+        UnsupportedModelError: The model cannot be captured (it branches on data, say), or the
+            graph, which is of a run in training, computes something else in evaluation than the model does.
     """
+    check_module(model)
+    check_call(args, kwargs)
+    check_flags(dynamic_batch=dynamic_batch)
     if dynamic_batch:
         warn_of_single_samples(args, kwargs or {})
     modes = {part: part.training for part in model.modules()}
@@ -58,21 +76,34 @@ def capture(
             part.training = training
     module = fx.GraphModule(exported, exported.graph)
     inline_blocks(module)
+    copy_instead_of_out(module.graph)
+    drop_copies_to_itself(module.graph)
     drop_checks(module.graph)
     name_squeezed_dimensions(module.graph)
     slice_for_narrow(module.graph)
     switch_training(module)
+    evaluated = evaluate_model(model, own_args, own_kwargs)
+    if evaluated:
+        write_in_training_only(module, {name for name, _ in model.named_buffers()} - evaluated.written)
     make_functional(module.graph)
     module.graph.eliminate_dead_code()
     use_first_names(module, model)
     keep_out_of_state(module, model)
     module.recompile()
     module.train(model.training)
+    if evaluated:
+
+        def export_evaluation() -> fx.GraphModule:
+            with evaluating(model):
+                return export(model, own_args, own_kwargs, dynamic_batch)
+
+        name = type(model).__name__
+        check_evaluation(module, evaluated, own_args, own_kwargs, name=name, export=export_evaluation)
     return module
 
 
 def warn_of_single_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    tensors = [one for one in _pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+    tensors = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
     single = [f"{tuple(one.shape)}" for one in tensors if one.ndim and one.shape[0] == 1]
     if single:
         warnings.warn(
@@ -108,10 +139,24 @@ def export(
             "torch.export cannot capture the model",
             where=f"{type(model).__name__}{user_line(error)}",
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-            hint="remove branches on tensor values, or rewrite them with torch.where",
+            hint=way_out(error, model, args, kwargs),
         ) from error
     assert isinstance(exported, fx.GraphModule)
     return exported
+
+
+def way_out(error: Exception, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What to try: a branch on data is rewritten, inputs that do not fit are replaced."""
+    if {one.__name__ for one in type(error).__mro__} & DATA_DEPENDENT or "data-dependent" in str(
+        error
+    ).lower():
+        return "remove branches on tensor values, or rewrite them with torch.where"
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return f"give example inputs as {type(model).__name__}.forward{signature} takes them"
+    return "see that the model itself runs with these example inputs: model(*args, **kwargs)"
 
 
 def user_line(error: Exception) -> str:

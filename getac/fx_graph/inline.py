@@ -7,12 +7,14 @@ with a submodule.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from torch import fx
 
 from getac.errors import UnsupportedModelError
+from getac.fx_graph.aliasing import is_in_place
 
 __all__ = ["inline_blocks"]
 
@@ -20,7 +22,7 @@ WRAPPERS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
 def inline_blocks(module: fx.GraphModule) -> None:
-    """Replaces every wrapped block by its nodes; what a block without gradients returns is detached."""
+    """Replaces every wrapped block by its nodes; a block without gradients reads what is detached."""
     for node in list(module.graph.nodes):
         if node.op == "call_function" and getattr(node.target, "__name__", "") in WRAPPERS:
             inline(module, node)
@@ -36,10 +38,11 @@ def inline(module: fx.GraphModule, node: fx.Node) -> None:
     block = module.get_submodule(name)
     assert isinstance(block, fx.GraphModule)
     inline_blocks(block)
-    detached = node.args[0] is False
     copies: dict[fx.Node, Any] = {}
-    given = iter(inputs)
     with module.graph.inserting_before(node):
+        read = without_gradients(module, inputs) if node.args[0] is False else inputs
+        given = iter(read)
+        detached = {copy: one for copy, one in zip(read, inputs, strict=True) if copy is not one}
         for inner in block.graph.nodes:
             if inner.op == "placeholder":
                 copies[inner] = next(given)
@@ -50,7 +53,7 @@ def inline(module: fx.GraphModule, node: fx.Node) -> None:
                 if inner.op == "get_attr":
                     copy.target = f"{name}.{inner.target}"
                 copies[inner] = copy
-        replace_results(module.graph, node, results, detached)
+        replace_results(module.graph, node, undetached(results, detached))
     module.graph.erase_node(node)
     if not block_node.users:
         module.graph.erase_node(block_node)
@@ -74,11 +77,8 @@ def is_block(module: fx.GraphModule, arg: Any) -> bool:
     return isinstance(getattr(module, str(arg.target), None), fx.GraphModule)
 
 
-def replace_results(graph: fx.Graph, node: fx.Node, results: Any, detached: bool) -> None:
+def replace_results(graph: fx.Graph, node: fx.Node, results: Sequence[Any]) -> None:
     """Gives every use of the block's results the inlined node."""
-    results = results if isinstance(results, list | tuple) else (results,)
-    if detached:
-        results = [detach(graph, result) for result in results]
     for user in list(node.users):
         if user.target is operator.getitem:
             position = user.args[1]
@@ -89,7 +89,37 @@ def replace_results(graph: fx.Graph, node: fx.Node, results: Any, detached: bool
             user.replace_input_with(node, results[0])
 
 
-def detach(graph: fx.Graph, result: fx.Node) -> fx.Node:
-    copy = graph.call_function(torch.ops.aten.detach.default, (result,))
-    copy.meta = dict(result.meta)
+def undetached(results: Any, inputs: Mapping[fx.Node, Any]) -> list[Any]:
+    """The results of a block, an input itself where the block returns it, written to or not.
+
+    Args:
+        inputs: What the block reads in place of an input -> that input.
+    """
+    results = results if isinstance(results, list | tuple) else [results]
+    return [inputs.get(written_to(one), one) for one in results]
+
+
+def written_to(node: Any) -> Any:
+    """The tensor that a chain of in-place calls writes to."""
+    while isinstance(node, fx.Node) and is_in_place(node):
+        node = node.args[0]
+    return node
+
+
+def without_gradients(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
+    """The inputs, detached where they could have a gradient: numbers that are no buffers."""
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    return [detach(module.graph, one) if has_gradient(one, buffers) else one for one in inputs]
+
+
+def has_gradient(argument: Any, buffers: Set[str]) -> bool:
+    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
+    if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return False
+    return not (argument.op == "get_attr" and argument.target in buffers)
+
+
+def detach(graph: fx.Graph, argument: fx.Node) -> fx.Node:
+    copy = graph.call_function(torch.ops.aten.detach.default, (argument,))
+    copy.meta = dict(argument.meta)
     return copy

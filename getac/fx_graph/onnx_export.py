@@ -17,6 +17,7 @@ from torch import nn
 
 from getac.errors import UnsupportedModelError
 from getac.fx_graph.capture import batch_shapes
+from getac.fx_graph.eval_check import evaluating
 
 __all__ = ["export_module", "silence"]
 
@@ -62,18 +63,6 @@ def export_module(
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}",
             hint="torch.onnx.export(module, ..., dynamo=True, report=True) says more",
         ) from error
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and every part as it was afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 @contextlib.contextmanager

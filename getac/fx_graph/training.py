@@ -34,6 +34,8 @@ def switch_training(module: fx.GraphModule) -> None:
             set_argument(node, name, flags.training())
         elif node.target is aten.add_.Tensor and is_counter(node.args[0]):
             node.update_arg(1, flags.training())  # counts batches in training only
+        elif is_written_flag(node):
+            set_argument(node, "fill_value", flags.training())
         elif node.target is aten.scaled_dot_product_attention.default:
             switch_attention(node, flags)
         elif node.target in DRAWS and len(node.args) > 1 and isinstance(node.args[1], float):
@@ -81,6 +83,11 @@ def literal_flag(node: fx.Node) -> str | None:
 
 def is_counter(node: Any) -> bool:
     return isinstance(node, fx.Node) and str(node.target).rpartition(".")[2] == "num_batches_tracked"
+
+
+def is_written_flag(node: fx.Node) -> bool:
+    """Whether a capture is captured again, in which the flag became a tensor (see `buffer_writes`)."""
+    return node.target is aten.new_full.default and list(node.args[1:3]) == [[], True]
 
 
 def switch_attention(node: fx.Node, flags: Flags) -> None:

@@ -214,6 +214,8 @@ def _version() -> str:
 
 def _target(path: str | os.PathLike[str]) -> Path:
     """The file behind `path` (a link keeps pointing to it), if it is one that can be made or replaced."""
+    if not isinstance(path, str | os.PathLike):
+        raise OutputError("the output is no path", found=type(path).__name__, required="the name of a file")
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise OutputError("the output is a folder", where=str(path), required="the name of a file")

@@ -17,10 +17,13 @@ from torch import Tensor
 from getac.alignment import unit_multiples
 from getac.axes.axis import Axis
 from getac.errors import BadInputError, OptionError
+from getac.fx_graph.view import FxView
 from getac.qasso.blocks import Blocks, nearest, pick, reachable, steps_of
+from getac.qasso.schedule import is_number, is_whole
 from getac.qasso.units import UnitTable
+from getac.training.quantizers import find_quantizers
 
-__all__ = ["Target", "choose_units", "multiples_of", "plan_target"]
+__all__ = ["Target", "check_options", "choose_units", "multiples_of", "plan_target"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,18 @@ class Target:
         return self.reached / self.units if self.units else 0.0
 
 
-def multiples_of(table: UnitTable, align: int | None = None, integer: bool = True) -> Mapping[Axis, int]:
+def multiples_of(table: UnitTable, align: int | None = None) -> Mapping[Axis, int]:
     """Class atom -> the multiple that its kernels like; see `getac.alignment.unit_multiples`.
+
+    Layers whose weights have quantizers will run on integers, if activations have some as well.
 
     Args:
         align: Channel multiple for every layer, 1 for none; None: what each layer's kernel likes.
-        integer: Whether convolutions will run on integers.
     """
-    return unit_multiples(table.analysis, align, integer)
+    view = table.analysis.view
+    assert isinstance(view, FxView)
+    has_activations = any(not one.of_weight for one in find_quantizers(table.module))
+    return unit_multiples(table.analysis, align, view.quantizers if has_activations else ())
 
 
 def plan_target(
@@ -77,11 +84,11 @@ def plan_target(
 
 
 def check_options(sparsity: float, minimum: int) -> None:
-    if not 0 <= sparsity < 1:
-        required, found = "a number in [0, 1)", str(sparsity)
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
+        required, found = "a number in [0, 1)", repr(sparsity)
         raise OptionError("the sparsity is the share of units to remove", required=required, found=found)
-    if minimum < 1:
-        raise OptionError("every class keeps one unit at least", required="1 or more", found=str(minimum))
+    if not is_whole(minimum) or minimum < 1:
+        raise OptionError("every class keeps one unit at least", required="1 or more", found=repr(minimum))
 
 
 def unreachable(table: UnitTable, sparsity: float, wanted: int, most: int) -> BadInputError:

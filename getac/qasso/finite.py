@@ -11,26 +11,61 @@ from getac.errors import GetacError
 from getac.qasso.schedule import Stage
 from getac.training.gradients import check_gradients
 
-__all__ = ["check_finite"]
+__all__ = ["GoodBuffers", "check_finite"]
 
 
-def check_finite(module: nn.Module, params: Iterable[Tensor], step: int, stage: Stage) -> None:
+class GoodBuffers:
+    """A copy of a module's floating-point buffers: batch norm averages NaN before any gradient shows it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._copies = [one.clone() for one in self._now()]
+
+    def _now(self) -> list[Tensor]:
+        return [one for one in self._module.buffers() if one.is_floating_point()]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Takes the numbers as they are now."""
+        copy_all(self._copies, self._now())
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Gives the module the numbers that were kept last."""
+        copy_all(self._now(), self._copies)
+
+
+def copy_all(into: list[Tensor], numbers: list[Tensor]) -> None:
+    if into:
+        torch._foreach_copy_(into, numbers)
+
+
+def check_finite(
+    module: nn.Module, params: Iterable[Tensor], step: int, stage: Stage, buffers: GoodBuffers
+) -> None:
     """Waits for the device once, for one sum per parameter: only if one is wrong it looks for the layer.
+
+    Args:
+        buffers: They are kept if all is well, and put back otherwise.
 
     Raises:
         GetacError: A gradient is NaN or infinite; names the step and the layer.
     """
     gradients = [one.grad for one in params if one.grad is not None]
     if all(finite_on_each_device(gradients)):
+        buffers.keep()
         return
     try:
         check_gradients(module)  # it says nothing where large numbers have only added up to infinity
+        buffers.keep()
     except GetacError as error:
+        buffers.put_back()
         raise GetacError(
             f"a gradient is not finite in step {step} ({stage.value})",
             where=error.where,
             required=error.required,
-            found=f"{error.found}; parameters and quantizers are as they were before the step",
+            found=f"{error.found}; parameters, quantizers and running statistics are as they were after the"
+            " last good step",
             hint=error.hint,
         ) from error
 

@@ -12,15 +12,16 @@ from getac.errors import BadInputError, OptionError
 from getac.fx_graph.capture import is_captured
 from getac.lowering import lower
 from getac.qasso.bounds import widen
+from getac.qasso.checks import Removal, check_whole
 from getac.qasso.joint import JointConstants
-from getac.qasso.optimizer import QASSO, Removal
+from getac.qasso.optimizer import QASSO
 from getac.qasso.pruning import Pruning
 from getac.qasso.saliency import Saliency
 from getac.qasso.schedule import Schedule, Stage, is_number
 from getac.report import Report
 from getac.training.checkpoint import load, save
 from getac.training.preparing import prepare
-from getac.training.saved_optimizer import load_optimizer
+from getac.training.saved_optimizer import holds_optimizer, load_optimizer
 from getac.training.state import state_of
 
 __all__ = ["GETA"]
@@ -39,6 +40,8 @@ class GETA:
         subnet = geta.construct_subnet()
         report = geta.lower("model.int8.onnx")
 
+    `getac.LiveLine` shows on a terminal how the training stands; `optimizer.metrics()` says it to a logger.
+
     Args:
         model: What to train; its parameters become those of `GETA.model`.
         example_inputs: Positional inputs; the first dimension of each tensor is the batch.
@@ -55,6 +58,7 @@ class GETA:
         saliency: How important a unit is: "mixed", "magnitude", "average_magnitude", "cosine", "taylor",
             "taylor2", or a function of a table of units and its module that returns one number per unit.
         cost: What importance is divided by: "macs", or name of a class -> what one of its units saves.
+        minimum: How many units each class keeps at least.
         options: What else `getac.prepare` takes: overrides, ranges, embeddings, per_channel, ...
 
     Raises:
@@ -80,9 +84,10 @@ class GETA:
         align: int | Literal["auto"] = "auto",
         saliency: str | Saliency = "mixed",
         cost: Literal["macs"] | Mapping[str, float] | None = None,
+        minimum: int = 1,
         **options: Any,
     ) -> None:
-        self.pruning = Pruning(sparsity, keep, prune, align, saliency, cost)
+        self.pruning = Pruning(sparsity, keep, prune, align, saliency, cost, minimum)
         check_start(start_bits)
         check_plain(model)
         module = prepare(
@@ -115,20 +120,21 @@ class GETA:
         align: int | Literal["auto"] = "auto",
         saliency: str | Saliency = "mixed",
         cost: Literal["macs"] | Mapping[str, float] | None = None,
+        minimum: int = 1,
     ) -> GETA:
-        """Goes on with a training that `save` has stored; `qasso` then continues its optimizer.
+        """Goes on with a training that `save` has stored; `qasso` then continues its optimizer, if any.
 
         Args:
             model: As the user's code makes it, whatever its numbers.
-            sparsity: As in the first run; the others likewise.
+            sparsity: As in the first run; the others likewise: `qasso` refuses what differs.
 
         Raises:
             BadInputError: The file cannot be read, or is one of another model.
         """
         geta = cls.__new__(cls)
-        geta.pruning = Pruning(sparsity, keep, prune, align, saliency, cost)
+        geta.pruning = Pruning(sparsity, keep, prune, align, saliency, cost, minimum)
         geta._of(load(model, path))
-        geta._checkpoint = path
+        geta._checkpoint = path if holds_optimizer(path) else None
         return geta
 
     def qasso(
@@ -164,8 +170,11 @@ class GETA:
             options: Those of the base optimizer: momentum, weight_decay, betas, ...
 
         Raises:
-            OptionError: Options outside of their domains, stages that are longer than the training.
+            OptionError: Options outside of their domains, stages that are longer than the training; the model
+                was pruned already.
         """
+        if self._checkpoint is None:
+            check_whole(self.model, self.pruning)
         if schedule is None:
             periods = {"projection_periods": projection_periods, "joint_periods": joint_periods}
             schedule = Schedule.of(
@@ -176,7 +185,7 @@ class GETA:
                 cool_down=cool_down,
                 **periods,
             )
-        elif steps is not None and schedule.total > steps:
+        elif steps is not None and isinstance(schedule, Schedule) and schedule.total > steps:
             raise OptionError(
                 "the schedule is longer than the training",
                 required=f"at most {steps} steps",

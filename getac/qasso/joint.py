@@ -14,11 +14,14 @@ For a redundant unit with group x, at step k of a period of K steps (arXiv 2502.
     x    <- x_after - gamma sgn(x) (clip + d R)                         x_Q of x_before
 
 With cos(theta) = u . v / (||u|| ||v||) these are the paper's quotients, and nothing is divided by a norm.
-Both choices make -alpha u - gamma x_Q a direction of descent: u . (...) <= -alpha eta (1 - xi) ||u||^2.
+Where d is a unit's own and not cut, both choices make -alpha u - gamma x_Q a direction of descent:
+u . (...) <= -alpha eta (1 - xi) ||u||^2. A ramp of gamma (the second line) takes no part in that bound.
 
 gamma is one number per unit. d is one per step size: its sums run over the redundant entries that it rounds,
 so each layer of a unit gets a d within its own bounds. Where several redundant units share a step, only
-those with u . sgn(x) R < 0 are counted, which keeps the descent. An index of two redundant units (of a head
+those with u . sgn(x) R < 0 are counted: then the bound holds for their sum, not for each unit. It holds for
+none where d is cut to its range, or where the steps are those of other units (of the rows, while these are
+columns) and d stays as it is. An index of two redundant units (of a head
 and of a dimension of all heads) is forgotten with the greater gamma. What has no quantizer (a bias, a norm)
 has clip = |x| and R = 0.
 """
@@ -33,7 +36,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from getac.errors import OptionError
 from getac.qasso.pieces import Held, Piece, pieces_of
+from getac.qasso.schedule import is_number
 from getac.qasso.slots import Slots, Steps
 from getac.qasso.units import UnitTable
 
@@ -51,12 +56,24 @@ class JointConstants:
         eta: What a step gives up for forgetting: the share 1 - eta of its descent.
         xi: The share of eta that the rounding may take.
         eps: The norm of clip from which on there is nothing to forget.
+
+    Raises:
+        OptionError: beta, eta or xi is not between 0 and 1, or eps is negative.
     """
 
     beta: float = 0.8
     eta: float = 0.999
     xi: float = 0.9
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            is_good = is_number(value) and (value >= 0 if name == "eps" else 0 < value < 1)
+            if not is_good:
+                required = "0 or more" if name == "eps" else "a number between 0 and 1, neither of them"
+                raise OptionError(
+                    "this constant is out of range", where=name, required=required, found=repr(value)
+                )
 
 
 Rates = float | Tensor | Mapping[nn.Parameter, float | Tensor]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 
 from getac.errors import OptionError
 from getac.qasso.bounds import FallingBounds, read_bounds, write_bounds
-from getac.qasso.finite import check_finite
+from getac.qasso.checks import Removal, check_given, check_joint, check_whole
+from getac.qasso.finite import GoodBuffers, check_finite
 from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
 from getac.qasso.metrics import Metrics, cost_of, measure
 from getac.qasso.position import KEY, Position, no_units, saved_position
@@ -26,14 +27,12 @@ from getac.qasso.projection import Projection, fix_bits
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Moment, Schedule, Stage
 from getac.qasso.units import UnitTable
-from getac.qasso.variants import base_optimizer, check_own
+from getac.qasso.variants import base_optimizer, listed_params, weight_groups
 from getac.training.quantizers import find_quantizers
 from getac.training.regenerating import regenerate
 from getac.training.state import state_of
 
 __all__ = ["QASSO"]
-
-Removal = Literal["period", "end", "never"]
 
 
 class QASSO(Optimizer):
@@ -45,8 +44,9 @@ class QASSO(Optimizer):
 
     Args:
         module: From `getac.prepare` or `getac.GETA`; it changes in place.
-        params: Parameters, or groups of them as torch takes them; None: all of the module. Those of
-            quantizers make two groups of their own, the last, without weight decay: q_m and t, and d.
+        params: Parameters, or groups of them as torch takes them; None: all of the module. What is left out
+            is not trained, and belongs to no unit. The parameters of quantizers make two groups of their
+            own, the last, without weight decay: q_m and t, and d.
         schedule: How many steps each stage has.
         pruning: Which units become redundant; None: half of them.
         variant: The base: "sgd", "adam" or "adamw".
@@ -60,7 +60,8 @@ class QASSO(Optimizer):
         removal: When zero units leave the graph: after each joint "period", at the "end" of the joint
             stage, or "never", which leaves it to `construct_subnet`.
         check_every: In which steps gradients are checked to be finite, which waits for the device: every
-            step, every second, ...; 0: never.
+            step, every second, ...; 0: never. With other values than 1, the last good state may be
+            lost: a step that is not checked changes parameters and running statistics.
         options: Arguments of the base optimizer: momentum, weight_decay, betas, foreach, ...
 
     Raises:
@@ -86,7 +87,7 @@ class QASSO(Optimizer):
         **options: Any,
     ) -> None:
         state_of(module)  # it was prepared
-        check_removal(removal)
+        check_given(schedule, pruning, constants, removal, check_every)
         self.module, self.schedule, self.removal = module, schedule, removal
         self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
         self.check_every = check_every
@@ -95,14 +96,19 @@ class QASSO(Optimizer):
         self._share()
         self.bounds = FallingBounds.of(module, bit_reduction)
         self.bounds.check(schedule)
+        check_joint(schedule, self.pruning)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._look()
         dense = cost_of(self.table.analysis, {}, None)
         self.position = Position.start(self.table.size, dense, self.table.device)
-        if not state_of(module).removals:  # otherwise it is being resumed, or the first step will tell
+        if not state_of(self.module).removals:  # otherwise it is being resumed, or the first step will tell
             self._plan()
 
     def _plan(self) -> None:
         """Decides how many units go, while there is nothing to lose."""
+        check_whole(self.module, self.pruning)
         self.position.goal = self.pruning.plan(self.table).reached if self.schedule.joint else 0
 
     def _share(self) -> None:
@@ -111,17 +117,30 @@ class QASSO(Optimizer):
 
     def _look(self) -> None:
         """Reads the module anew, after its graph has changed."""
-        self.table: UnitTable = self.pruning.table(self.module)
+        self.table: UnitTable = self.pruning.table(self.module, set(self._parameters()))
         self.projection = Projection.of(find_quantizers(self.module))
         self._joint: JointUpdate | None = None
         self._zero: ZeroUnits | None = None
+        self._buffers = GoodBuffers(self.module)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; the parameters must be the module's."""
-        listed = param_group["params"]
-        listed = [listed] if isinstance(listed, Tensor) else list(listed)
-        check_own(self.module, listed)
-        super().add_param_group({**param_group, "params": listed})
+        """As torch's; the parameters must be the module's.
+
+        Raises:
+            OptionError: They are not, or training has begun: how many units go was planned without them.
+        """
+        is_made = hasattr(self, "position")  # torch calls this for the first groups
+        if is_made and self.position.step:
+            raise OptionError(
+                "parameters are added while units are being removed",
+                required="groups that are added before the first step",
+                found=f"{self.position.step} steps done",
+            )
+        if not is_made:
+            return super().add_param_group(param_group)
+        for group in weight_groups(self.module, listed_params([param_group])):
+            super().add_param_group(group)
+        self._begin_anew()
 
     @property
     def steps_done(self) -> int:
@@ -138,7 +157,9 @@ class QASSO(Optimizer):
         """One step of whatever stage the schedule is in.
 
         Raises:
-            GetacError: A gradient is NaN or infinite; nothing was changed.
+            GetacError: A gradient is NaN or infinite; the module is as after the last good step, its running
+                statistics too.
+            OptionError: In the first step: the module was pruned before, and there are units to remove.
         """
         loss = None
         if closure is not None:
@@ -146,7 +167,7 @@ class QASSO(Optimizer):
                 loss = closure()
         moment, step = self.moment, self.position.step
         if self.check_every and step % self.check_every == 0:
-            check_finite(self.module, self._parameters(), step, moment.stage)
+            check_finite(self.module, self._parameters(), step, moment.stage, self._buffers)
         if step == 0:
             self._plan()
             self._begin(moment)
@@ -241,6 +262,16 @@ class QASSO(Optimizer):
         last = self.schedule.at(max(self.position.step - 1, 0))
         return measure(self.module, self.table, self.position, last.stage)
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        reduction = self.bounds.reduction
+        return {
+            **self.pruning.settings,
+            "removal": self.removal,
+            "bit_reduction": None if reduction is None else float(reduction),
+            **{name: float(value) for name, value in vars(self.constants).items()},
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with how far the training has come under "qasso": numbers, strings and tensors."""
         own = {
@@ -249,6 +280,7 @@ class QASSO(Optimizer):
             "starts": dict(self.bounds.starts),
             "targets": dict(self.bounds.targets),
             "bounds": read_bounds(self.module),
+            "options": self._options,
         }
         return {**super().state_dict(), KEY: own}
 
@@ -260,21 +292,12 @@ class QASSO(Optimizer):
 
         Raises:
             BadInputError: It is one of another optimizer, or of another schedule.
+            OptionError: Of another pruning, removal, bit_reduction or other constants; says which.
         """
-        own = saved_position(state_dict, self.schedule, self.table.size)
+        own = saved_position(state_dict, self.schedule, self._options, self.table.size)
         super().load_state_dict(dict(state_dict))
         self._share()
         self.bounds = replace(self.bounds, starts=own["starts"], targets=own["targets"])
         write_bounds(self.module, own["bounds"])
         self.position = Position.of_state(own["position"], self.table.device)
         self._look()
-
-
-def check_removal(removal: str) -> None:
-    if removal not in get_args(Removal):
-        raise OptionError(
-            "unknown time of removal",
-            where="removal",
-            required=", ".join(get_args(Removal)),
-            found=repr(removal),
-        )

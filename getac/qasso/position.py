@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from getac.axes.meter import Cost
-from getac.errors import BadInputError
+from getac.errors import BadInputError, OptionError
 from getac.qasso.schedule import Schedule
 
 __all__ = ["KEY", "Position", "no_units", "saved_position"]
@@ -66,7 +66,9 @@ def no_units(device: torch.device) -> Tensor:
     return torch.empty(0, dtype=torch.long, device=device)
 
 
-def saved_position(state_dict: Mapping[str, Any], schedule: Schedule, units: int) -> Mapping[str, Any]:
+def saved_position(
+    state_dict: Mapping[str, Any], schedule: Schedule, options: Mapping[str, Any], units: int
+) -> Mapping[str, Any]:
     """What is QASSO's own in a state; raises BadInputError if it belongs to another training."""
     own = state_dict.get(KEY)
     if not isinstance(own, Mapping):
@@ -83,6 +85,7 @@ def saved_position(state_dict: Mapping[str, Any], schedule: Schedule, units: int
             found=f"\n{schedule}",
             hint="make the optimizer as in the first run; only the cool-down may have another length",
         )
+    check_same_options(own["options"], options)
     if len(own["position"]["gone"]) != units:
         raise BadInputError(
             "the training was stored with another number of units",
@@ -91,3 +94,16 @@ def saved_position(state_dict: Mapping[str, Any], schedule: Schedule, units: int
             hint="getac.load cuts a model as it was; give keep and prune as in the first run",
         )
     return own
+
+
+def check_same_options(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises OptionError: with other options, other units would go than those that were planned for."""
+    other = [name for name in given if name not in saved or given[name] != saved[name]]
+    if other:
+        raise OptionError(
+            f"the training was begun with another {', '.join(other)}",
+            where=", ".join(other),
+            required=", ".join(f"{name}={saved.get(name)!r}" for name in other),
+            found=", ".join(f"{name}={given[name]!r}" for name in other),
+            hint="give the options of the first run, or begin a new one",
+        )

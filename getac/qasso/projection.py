@@ -19,7 +19,7 @@ from getac.kernels.fake_quantize import Bits
 from getac.kernels.lattice import EXPONENTS, GREATEST, LEAST
 from getac.training.quantizers import PlacedQuantizer, place
 
-__all__ = ["Projection", "bits_of", "fix_bits", "mean_bits", "reach_of", "set_bits"]
+__all__ = ["Projection", "bits_of", "fix_bits", "reach_of", "set_bits"]
 
 
 def reach_of(quantizer: PlacedQuantizer) -> Tensor:
@@ -72,13 +72,6 @@ class Projection:
 def bits_of(quantizer: PlacedQuantizer) -> Tensor:
     """b as d, q_m and t say it, whatever the bounds are: shape () or (size of the axis,)."""
     return (reach_of(quantizer) / quantizer.d).add(1).log2() + quantizer.bits.signed
-
-
-@torch.no_grad()
-def mean_bits(quantizers: Sequence[PlacedQuantizer]) -> Tensor:
-    """The mean over quantizers of the mean over their channels; shape (), NaN without any."""
-    means = [bits_of(one).mean() for one in quantizers]
-    return torch.stack(means).mean() if means else torch.tensor(torch.nan)
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, fx
 
@@ -13,9 +13,9 @@ from getac.axes.axis import Axis
 from getac.axes.wishes import Wishes, check_globs
 from getac.errors import OptionError
 from getac.fx_graph.view import FxView
-from getac.qasso.choosing import Target, choose_units, multiples_of, plan_target, unreachable
+from getac.qasso.choosing import Target, check_options, choose_units, multiples_of, plan_target, unreachable
 from getac.qasso.saliency import SALIENCIES, Saliency, macs_of, score_units
-from getac.qasso.schedule import is_whole
+from getac.qasso.schedule import is_number, is_whole
 from getac.qasso.units import UnitTable
 
 __all__ = ["Pruning"]
@@ -38,7 +38,7 @@ class Pruning:
         minimum: How many units each class keeps at least.
 
     Raises:
-        OptionError: The alignment is no multiple.
+        OptionError: An option is outside of its domain.
     """
 
     sparsity: float = 0.5
@@ -50,6 +50,8 @@ class Pruning:
     minimum: int = 1
 
     def __post_init__(self) -> None:
+        check_options(self.sparsity, self.minimum)
+        _ = self.wishes  # refuses what is no sequence of globs
         align: object = self.align
         if align != "auto" and not (is_whole(align) and self.multiple):
             required = "a whole number above 0, or auto"
@@ -57,6 +59,7 @@ class Pruning:
         if not callable(self.saliency) and self.saliency not in SALIENCIES:
             required = f"{', '.join(SALIENCIES)}, or a function"
             raise OptionError("there is no such saliency", required=required, found=repr(self.saliency))
+        check_cost(self.cost)
 
     @property
     def multiple(self) -> int | None:
@@ -67,12 +70,31 @@ class Pruning:
     def wishes(self) -> Wishes:
         return Wishes.of(self.keep, self.prune)
 
-    def table(self, module: fx.GraphModule) -> UnitTable:
-        """The units of a module as it is now."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a training that is resumed must have in common with the first run: numbers and strings."""
+        cost, saliency = self.cost, self.saliency
+        name = saliency if isinstance(saliency, str) else getattr(saliency, "__name__", "a function")
+        return {
+            "sparsity": float(self.sparsity),
+            "keep": list(self.keep),
+            "prune": list(self.prune),
+            "align": "auto" if self.multiple is None else self.multiple,
+            "minimum": int(self.minimum),
+            "saliency": name,
+            "cost": "one per class" if isinstance(cost, Mapping) else str(cost),
+        }
+
+    def table(self, module: fx.GraphModule, trained_by: Collection[Tensor] | None = None) -> UnitTable:
+        """The units of a module as it is now.
+
+        Args:
+            trained_by: A set of the parameters that an optimizer trains; None: all that require gradients.
+        """
         analysis = analyze_view(FxView(module), self.wishes)
         check_globs(analysis, "keep", self.keep)
         check_globs(analysis, "prune", self.prune)
-        return UnitTable.of(module, analysis)
+        return UnitTable.of(module, analysis, trained_by)
 
     def multiples(self, table: UnitTable) -> Mapping[Axis, int]:
         return multiples_of(table, self.multiple)
@@ -83,6 +105,8 @@ class Pruning:
         Raises:
             GetacError: They cannot be reached; names the classes and what is frozen, and why.
         """
+        if isinstance(self.cost, Mapping):
+            check_names(self.cost, table)
         if self.sparsity and not table.size:
             raise unreachable(table, self.sparsity, 1, 0)
         return plan_target(table, self.sparsity, self.multiples(table), self.minimum)
@@ -100,4 +124,31 @@ class Pruning:
         multiples = self.multiples(table)
         return choose_units(
             table, scores, amount, final, multiples=multiples, minimum=self.minimum, gone=gone
+        )
+
+
+def check_cost(cost: object) -> None:
+    if cost in (None, "macs"):
+        return
+    if not isinstance(cost, Mapping) or not all(is_number(one) and one >= 0 for one in cost.values()):
+        raise OptionError(
+            "this is no cost of units",
+            where="cost",
+            required="macs, or name of a class -> what one of its units saves, 0 or more; or None",
+            found=repr(cost),
+        )
+
+
+def check_names(cost: Mapping[str, float], table: UnitTable) -> None:
+    """Raises OptionError for classes that are not there, or that have no cost."""
+    known = {one.name for one in table.analysis.classes}
+    unknown = [name for name in cost if name not in known]
+    missing = [one.name for one in table.classes if one.name not in cost]
+    if unknown or missing:
+        found = f"no class {', '.join(map(str, unknown))}" if unknown else f"none for {', '.join(missing)}"
+        raise OptionError(
+            "the costs are not those of the classes",
+            where="cost",
+            required=f"one for each of {', '.join(one.name for one in table.classes)}",
+            found=found,
         )

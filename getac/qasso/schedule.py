@@ -81,6 +81,7 @@ class Schedule:
                 raise OptionError(
                     "this is no number of steps", where=name, required="0 or more", found=repr(value)
                 )
+            object.__setattr__(self, name, int(value))  # other kinds of integers cannot be stored
         for name in ("projection", "joint"):
             steps, periods = getattr(self, name), getattr(self, f"{name}_periods")
             if periods < 1 or 0 < steps < periods:
@@ -118,7 +119,7 @@ class Schedule:
             steps_of(name, value, total)
             for name, value in (("warm_up", warm_up), ("projection", projection), ("joint", joint))
         ]
-        rest = total - sum(stages)
+        rest = int(total) - sum(stages)
         last = rest if cool_down is None else steps_of("cool_down", cool_down, total)
         if rest < 0 or last > rest:
             asked = sum(stages) + (last if cool_down is not None else 0)

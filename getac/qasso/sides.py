@@ -1,7 +1,8 @@
 """Which stored entries make a unit's activation zero: the producing side of each class.
 
 Zeroing these alone must be as good as removing the unit. Where it is not, because the activation is then a
-constant other than zero (a sigmoid, a number that is added), what reads the unit belongs to it as well.
+constant other than zero (a sigmoid, a number that is added, a bias that is not trained), the columns that
+read the unit belong to its group as well: they are zeroed with it, and no constant goes into the next bias.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from getac.axes.analysis import Analysis, Member, PruningClass
 from getac.axes.axis import Axis, leaves
@@ -26,7 +27,7 @@ Place = tuple[Hashable, int]
 """A dimension of a stored tensor."""
 
 BUFFER = "its activation does not vanish with its parameters: numbers that are not trained add to it"
-UNTRAINED = "none of its parameters is trained"
+UNTRAINED = "none of its parameters is trained: they are frozen, or in no group of the optimizer"
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,18 @@ class Sides:
     excluded: Mapping[str, str]
 
 
-def sides_of(analysis: Analysis) -> Sides:
-    """The producing side of each class; both sides where that one does not do, or does not exist."""
+def sides_of(analysis: Analysis, trained_by: Collection[Tensor] | None = None) -> Sides:
+    """The producing side of each class; both sides where that one does not do, or does not exist.
+
+    Args:
+        trained_by: The parameters that an optimizer trains; None: all that require gradients.
+    """
     view = analysis.view
     assert isinstance(view, FxView)
     produced = producing_places(view)
-    trained = {
-        one.name: [m for m in one.members if is_trained(view, m.parameter)] for one in analysis.classes
-    }
+    known = {m.parameter for one in analysis.classes for m in one.members}
+    changing = {value for value in known if is_trained(view, value, trained_by)}
+    trained = {one.name: [m for m in one.members if m.parameter in changing] for one in analysis.classes}
     chosen = {
         name: [m for m in members if (m.parameter, m.dimension) in produced] or members
         for name, members in trained.items()
@@ -65,9 +70,11 @@ def sides_of(analysis: Analysis) -> Sides:
     return Sides({name: members for name, members in chosen.items() if name not in excluded}, excluded)
 
 
-def is_trained(view: FxView, value: Hashable) -> bool:
+def is_trained(view: FxView, value: Hashable, trained_by: Collection[Tensor] | None = None) -> bool:
     tensor = view.tensor(value)
-    return isinstance(tensor, nn.Parameter) and tensor.requires_grad and tensor.is_floating_point()
+    if not isinstance(tensor, nn.Parameter) or (trained_by is not None and tensor not in trained_by):
+        return False
+    return tensor.requires_grad and tensor.is_floating_point()
 
 
 def producing_places(view: FxView) -> set[Place]:

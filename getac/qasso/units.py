@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -83,9 +83,15 @@ class UnitTable:
     excluded: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: fx.GraphModule, analysis: Analysis) -> UnitTable:
-        """Numbers the units of an analysed module; after a regeneration there is a new table to make."""
-        sides = sides_of(analysis)
+    def of(
+        cls, module: fx.GraphModule, analysis: Analysis, trained_by: Collection[Tensor] | None = None
+    ) -> UnitTable:
+        """Numbers the units of an analysed module; after a regeneration there is a new table to make.
+
+        Args:
+            trained_by: A set of the parameters that an optimizer trains; None: all that require gradients.
+        """
+        sides = sides_of(analysis, trained_by)
         classes = [one for one in analysis.classes if one.name in sides.members]
         offsets = np.cumsum([0, *(one.size for one in classes)]).tolist()
         owners: dict[tuple[object, int], list[np.ndarray]] = {}

@@ -13,7 +13,7 @@ from getac.errors import OptionError
 from getac.qasso.schedule import is_number
 from getac.training.quantizers import find_quantizers
 
-__all__ = ["VARIANTS", "base_optimizer", "names_of_parameters", "quantizer_parameters"]
+__all__ = ["VARIANTS", "base_optimizer", "quantizer_parameters"]
 
 VARIANTS: Mapping[str, type[Any]] = {
     "sgd": torch.optim.SGD,
@@ -56,7 +56,7 @@ def base_optimizer(
     check_rate("quantizer_lr", of_ranges)
     of_steps = of_ranges * STEP_SHARE if step_lr is None else step_lr
     check_rate("step_lr", of_steps)
-    given = list(module.parameters()) if params is None else list(params)
+    given = list(module.parameters()) if params is None else listed_params(params)
     ranges, steps = quantizer_parameters(module)
     apart = [
         {"params": [one for one in found if one.requires_grad], "lr": rate, "weight_decay": 0.0}
@@ -74,14 +74,41 @@ def base_optimizer(
 
 def weight_groups(module: fx.GraphModule, given: Sequence[Any]) -> list[dict[str, Any]]:
     """The groups as given, without the parameters of quantizers."""
-    groups = [dict(one) for one in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    groups = [dict(one) for one in given] if isinstance(given[0], dict) else [{"params": given}]
     apart = {one for found in quantizer_parameters(module) for one in found}
     for group in groups:
-        listed = group.get("params", [])
-        listed = [listed] if isinstance(listed, Tensor) else [parameter_of(one) for one in listed]
+        listed = [parameter_of(one) for one in group["params"]]
         check_own(module, listed)
         group["params"] = [one for one in listed if one not in apart]
     return groups
+
+
+def listed_params(params: Any) -> list[Any]:
+    """Parameters or groups of them; raises OptionError for what is neither, and for none at all."""
+    given = [read_once(one) for one in as_list(params)]
+    groups = [one for one in given if isinstance(one, dict)]
+    wrong = [one for one in groups if "params" not in one]
+    is_mixed = len(groups) not in (0, len(given))
+    is_empty = not given or (groups and not wrong and not any(one["params"] for one in groups))
+    if wrong or is_mixed or is_empty:
+        raise OptionError(
+            "these are no parameters to train",
+            where="params",
+            required='parameters, or groups of them such as {"params": [...], "lr": 1e-3}',
+            found=f"a group with {', '.join(map(repr, wrong[0])) or 'nothing'}" if wrong else repr(params),
+            hint="leave params out to train all",
+        )
+    return given
+
+
+def read_once(given: Any) -> Any:
+    """A group with a list of its parameters, which may come from a generator."""
+    is_group = isinstance(given, dict) and "params" in given
+    return {**given, "params": as_list(given["params"])} if is_group else given
+
+
+def as_list(params: Any) -> list[Any]:
+    return [params] if isinstance(params, Tensor) else list(params) if isinstance(params, Iterable) else []
 
 
 def parameter_of(given: Any) -> Any:
@@ -108,10 +135,6 @@ def quantizer_parameters(module: fx.GraphModule) -> tuple[list[Tensor], list[Ten
     quantizers = find_quantizers(module)
     ranges = dict.fromkeys(one for q in quantizers for one in (q.q_m, q.t))
     return list(ranges), list(dict.fromkeys(q.d for q in quantizers))
-
-
-def names_of_parameters(module: fx.GraphModule) -> dict[Tensor, str]:
-    return {parameter: name for name, parameter in module.named_parameters()}
 
 
 def check_rate(name: str, rate: float | Tensor) -> None:

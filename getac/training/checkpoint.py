@@ -23,10 +23,11 @@ from getac.training.checkpoint_file import (
     write_checkpoint,
 )
 from getac.training.quantizers import find_quantizers
-from getac.training.replaying import read_state, replay
+from getac.training.replaying import replay
 from getac.training.saved_optimizer import optimizer_entry
+from getac.training.saved_plan import read_frozen, read_state, read_targets, read_training
 from getac.training.state import Insertion, TrainingState, state_of
-from getac.training.stored_tensors import check_same, copy_into, once, stored_tensors
+from getac.training.stored_tensors import check_same, copy_into, once, stored_tensors, unchanged_on_failure
 from getac.training.trees import encode
 
 __all__ = ["load", "save"]
@@ -57,6 +58,7 @@ def save(module: fx.GraphModule, path: Path, optimizer: Optimizer | None = None)
         "args": encode(tuple(state.args), f"{EXAMPLE}args", tensors),
         "kwargs": encode(dict(state.kwargs), f"{EXAMPLE}kwargs", tensors),
         "insertions": [asdict(one) for one in current_insertions(module, state)],
+        "targets": [list(one.bits) for one in state.insertions],
         "removals": [asdict(one) for one in state.removals],
         "optimizer": optimizer_entry(optimizer, module, tensors) if optimizer is not None else None,
     }
@@ -64,7 +66,7 @@ def save(module: fx.GraphModule, path: Path, optimizer: Optimizer | None = None)
 
 
 def current_insertions(module: fx.GraphModule, state: TrainingState) -> list[Insertion]:
-    """With the bounds that are in the graph: training may have narrowed them."""
+    """With the bounds that are in the graph: training may have widened or narrowed them."""
     bits = {quantizer.name: quantizer.bits for quantizer in find_quantizers(module)}
     return [replace(one, bits=bits[one.name]) for one in state.insertions]
 
@@ -80,7 +82,7 @@ def load(model: nn.Module, path: Path) -> fx.GraphModule:
         A module in the mode (training or evaluation) in which it was saved.
 
     Raises:
-        BadInputError: The file cannot be read, or is one of another model.
+        BadInputError: The file cannot be read, or is one of another model, which then stays as it was.
         UnsupportedModelError: The model cannot be captured.
     """
     check_model(model)
@@ -88,14 +90,17 @@ def load(model: nn.Module, path: Path) -> fx.GraphModule:
     tensors, name = checkpoint.under(MODEL), type(model).__name__
     try:
         state = read_state(checkpoint, device_of(model))
-        training, frozen = bool(checkpoint.plan["training"]), frozenset(checkpoint.plan["frozen"])
+        training, frozen = read_training(checkpoint.plan), read_frozen(checkpoint.plan)
         inserted = tuple(f"{one.name}." for one in state.insertions)
+        targets = read_targets(checkpoint.plan, state)
     except UNREADABLE as error:
         raise damaged(checkpoint.path, error) from error
     before = {name: one for name, one in tensors.items() if not name.startswith(inserted)}
     check_same(stored_tensors(model), before, cut=False, model=name, path=checkpoint.path)
-    module = replay(model, state, checkpoint)
-    check_same(stored_tensors(module), tensors, cut=True, model=name, path=checkpoint.path)
+    with unchanged_on_failure([*model.parameters(), *model.buffers()]):
+        module = replay(model, state, checkpoint)
+        check_same(stored_tensors(module), tensors, cut=True, model=name, path=checkpoint.path)
+    state_of(module).insertions = targets
     copy_into(stored_tensors(module), tensors)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)

@@ -87,6 +87,12 @@ def read_checkpoint(path: Path, *prefixes: str) -> Checkpoint:
     Raises:
         BadInputError: There is no such file, it is damaged, not a checkpoint, or of a newer format.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadInputError(
+            "this is no path",
+            found=type(path).__name__,
+            required="the name of a file that getac.save has written",
+        )
     where = os.fspath(path)
     if not os.path.isfile(where):
         raise BadInputError("there is no such file", where=str(where))

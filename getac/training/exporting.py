@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen  # what a captured graph returns
 from torch.utils import _pytree as pytree
 
+from getac.fx_graph.call import is_tensor
 from getac.fx_graph.onnx_export import export_module
+from getac.onnx_graph.output_names import name_outputs
 from getac.onnx_graph.read import read_proto
 from getac.onnx_graph.write import check_output, write_model
 from getac.passes import Pipeline, SpellQuantizers, State
@@ -31,8 +35,9 @@ ONE = "exponent_of_one"
 def export(module: fx.GraphModule, path: str | os.PathLike[str]) -> Path:
     """Writes a prepared module, in evaluation mode, to an ONNX file that any ONNX tool understands.
 
-    Parameters keep their names, the batch size stays open. The weights are stored as integers with a
-    DequantizeLinear, exactly as trained; an activation with an exponent other than 1 is a call of a function
+    Parameters keep their names, the batch size stays open, and what the module returns in a dictionary has
+    its keys for names. A quantized weight `X` is stored as integers `X.int` with a DequantizeLinear, exactly
+    as trained; an activation with an exponent other than 1 is a call of a function
     of the domain `getac` whose body is made of standard operators.
 
     Raises:
@@ -52,7 +57,23 @@ def to_onnx(module: fx.GraphModule) -> ir.Model:
     proto = export_module(spelled, args, kwargs, dynamic_batch=state.dynamic_batch, opset_version=OPSET)
     found = State(read_proto(proto))
     Pipeline((SpellQuantizers(),)).run(found)
+    names = result_names(module)
+    if len(names) == len(found.model.graph.outputs):
+        name_outputs(found.model.graph, names)
     return found.model
+
+
+def result_names(module: fx.GraphModule) -> list[str]:
+    """The keys of a flat dictionary that the module returns, in the order of the outputs; else none."""
+    codegen, results = module.graph._codegen, next(iter(module.graph.output_node().args))
+    if not isinstance(codegen, _PyTreeCodeGen) or not isinstance(results, tuple | list):
+        return []
+    spec = codegen.pytree_info.out_spec
+    found = pytree.tree_unflatten(list(range(len(results))), spec) if spec is not None else None
+    if not isinstance(found, Mapping) or not all(isinstance(index, int) for index in found.values()):
+        return []
+    keys = {index: str(key) for key, index in found.items()}
+    return [keys[index] for index, result in enumerate(results) if isinstance(result, fx.Node)]
 
 
 def with_symbols(module: fx.GraphModule) -> fx.GraphModule:
@@ -71,8 +92,22 @@ def with_symbols(module: fx.GraphModule) -> fx.GraphModule:
             if isinstance(x, fx.Node) and x.op == "call_function" and is_stored(x):
                 copied.register_buffer(x.name, computed(copied, x))
                 node.update_arg(0, copied.graph.get_attr(x.name))
+    separate_results(copied.graph)
     copied.graph.eliminate_dead_code()
     return fx.GraphModule(copied, copied.graph)  # without what was only there to compute weights
+
+
+def separate_results(graph: fx.Graph) -> None:
+    """Copies an input that is returned, and what is returned twice: in ONNX each output is a value."""
+    output = graph.output_node()
+    results, seen = [], set()
+    with graph.inserting_before(output):
+        for one in output.args[0] if isinstance(output.args[0], tuple | list) else ():
+            again = isinstance(one, fx.Node) and is_tensor(one) and (one in seen or one.op == "placeholder")
+            seen.add(one)
+            results.append(graph.call_function(torch.ops.aten.clone.default, (one,)) if again else one)
+    if results:
+        output.args = (tuple(results),)
 
 
 @torch.no_grad()

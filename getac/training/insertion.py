@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx
@@ -10,12 +11,12 @@ from torch import Tensor, fx
 from getac.kernels.fake_quantize import Bits
 from getac.training.layers import Layer
 from getac.training.placing import Place, activations_of, quantized_values, weight_name, weights_of
-from getac.training.quantizers import FakeQuantizer
+from getac.training.quantizers import FakeQuantizer, is_stored
 from getac.training.signs import non_negative_values
 from getac.training.state import Insertion
 from getac.training.widths import Widths
 
-__all__ = ["insert", "plan_activations", "plan_weights"]
+__all__ = ["insert", "names_of", "plan_activations", "plan_weights", "quantizer_name"]
 
 KEPT_META = ("val", "nn_module_stack", "stack_trace")
 
@@ -25,7 +26,7 @@ def plan_weights(
 ) -> list[Insertion]:
     """The quantizers of weights: `layer.weight` gets `layer.weight_quantizer`, beside the layer."""
     places = weights_of(module, layers, widths, per_channel)
-    return [planned(module, place, weight_name(place.value), signed=True) for place in places]
+    return [planned(module, place, signed=True) for place in places]
 
 
 def plan_activations(module: fx.GraphModule, layers: Sequence[Layer], widths: Widths) -> list[Insertion]:
@@ -37,7 +38,7 @@ def plan_activations(module: fx.GraphModule, layers: Sequence[Layer], widths: Wi
     rounded = [one for one in layers if stays_quantized(one, widths)]
     positive = non_negative_values(module.graph)
     places = activations_of(module, rounded, widths)
-    return [planned(module, one, one.value.name, signed=one.value not in positive) for one in places]
+    return [planned(module, one, signed=one.value not in positive) for one in places]
 
 
 def stays_quantized(layer: Layer, widths: Widths) -> bool:
@@ -51,12 +52,18 @@ def names_of(layers: Sequence[Layer]) -> Iterator[str]:
     yield from (value.name for value in quantized_values(layers))
 
 
-def planned(module: fx.GraphModule, place: Place, value: str, signed: bool) -> Insertion:
-    name = f"{value}_quantizer"
-    while is_taken(module, name):
-        name += "_"
+def planned(module: fx.GraphModule, place: Place, signed: bool) -> Insertion:
+    name = quantizer_name(module, place.value)
     readers = tuple(reader.name for reader in place.readers)
     return Insertion(place.value.name, readers, name, place.axis, Bits(signed, *place.bounds))
+
+
+def quantizer_name(module: fx.GraphModule, value: fx.Node) -> str:
+    """Where the parameters of a value's quantizer are, in a graph that has none yet."""
+    name = f"{weight_name(value)}_quantizer"
+    while is_taken(module, name):
+        name += "_"
+    return name
 
 
 def is_taken(module: torch.nn.Module, path: str) -> bool:
@@ -73,6 +80,8 @@ def insert(
     Args:
         maxima: Name of a quantizer -> the greatest magnitude to cover, of shape () or (size of the axis,);
             those that are missing start at 1.
+
+    The quantizer of a weight that does not learn does not learn either.
     """
     nodes = {node.name: node for node in module.graph.nodes}
     for insertion in insertions:
@@ -82,9 +91,17 @@ def insert(
             shape = () if insertion.axis is None else x.meta["val"].shape[insertion.axis]
             maximum = torch.ones(shape)
         quantizer = FakeQuantizer(maximum.to(x.meta["val"].device), insertion.bits, insertion.exponent)
+        quantizer.requires_grad_(not is_frozen(module, x))
         module.add_submodule(insertion.name, quantizer)
         insert_call(module.graph, x, [nodes[name] for name in insertion.readers], insertion)
     module.recompile()
+
+
+def is_frozen(module: fx.GraphModule, value: fx.Node) -> bool:
+    """Whether a value is a weight, or computed from weights, none of which learns."""
+    if value.op == "get_attr":
+        return not attrgetter(str(value.target))(module).requires_grad
+    return is_stored(value) and all(is_frozen(module, one) for one in value.all_input_nodes)
 
 
 def insert_call(graph: fx.Graph, x: fx.Node, readers: Sequence[fx.Node], insertion: Insertion) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from getac.errors import BadInputError, UnsupportedModelError
 from getac.fx_graph.capture import capture
+from getac.fx_graph.given import check_flags, check_module
 from getac.training.batches import Call, calls_of
 from getac.training.insertion import insert, names_of, plan_activations, plan_weights
 from getac.training.layers import Layer, find_layers
@@ -47,7 +48,8 @@ def prepare(
     are `d`, `q_m` and `t` under `layer.weight_quantizer` and `node_quantizer`.
 
     Args:
-        model: Its mode (training or evaluation) is kept.
+        model: Its mode (training or evaluation) is kept. Parameters that do not learn (requires_grad False)
+            have quantizers that do not learn.
         example_inputs: Positional inputs; the first dimension of each tensor is the batch.
         example_kwargs: Keyword inputs.
         weight_bits: 2 to 16; a pair (least, greatest): the number of bits learns in between, from the
@@ -70,14 +72,17 @@ def prepare(
             float32 nor float16.
         OptionError: A number of bits that is none, a glob that matches nothing, an unknown way of ranges.
         CalibrationError: Data that does not fit the model, or makes it compute what is not finite.
-        BadInputError: The model was prepared already.
+        BadInputError: The model was prepared already, or what is given is no module or no inputs.
     """
+    check_module(model)
+    check_flags(embeddings=embeddings, learn_exponents=learn_exponents, per_channel=per_channel)
     widths = Widths.read(weight_bits, activation_bits, overrides)
     check_method(ranges)
     check_new(model)
     check_types(model)
-    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     module = capture(model, args, example_kwargs, dynamic_batch=dynamic_batch)
+    args, kwargs = tuple(args), dict(example_kwargs or {})
     layers = find_layers(module, embeddings)
     check_layers(model, layers)
     widths.check_names(names_of(layers))
@@ -86,13 +91,12 @@ def prepare(
     activations = plan_activations(module, layers, widths)
     maxima = weight_maxima(module, weights)
     if activations:
-        given = (args, example_kwargs or {})
+        given = (args, kwargs)
         calls = calls_of(calibration) if calibration is not None else alone(given)
         maxima |= observed_maxima(module, activations, calls, ranges)
     insert(module, [*weights, *activations], maxima)
     insertions = [*weights, *activations]
-    kwargs, name = dict(example_kwargs or {}), type(model).__name__
-    module.meta[KEY] = TrainingState(args, kwargs, dynamic_batch, insertions, model=name)
+    module.meta[KEY] = TrainingState(args, kwargs, dynamic_batch, insertions, model=type(model).__name__)
     return module
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from getac.axes.analysis import Analysis, analyze_view
 from getac.axes.axis import Axis, Mask
 from getac.axes.wishes import NO_WISHES, Wishes
-from getac.errors import BadInputError
+from getac.errors import BadInputError, OptionError
 from getac.fx_graph.capture import is_captured
 from getac.fx_graph.slicing import FxEditor, cut_tensor
 from getac.fx_graph.view import FxView
@@ -52,6 +52,7 @@ def regenerate(
     Raises:
         BadInputError: The module is not captured; a class is unknown, would lose all of its units, or has
             another number of them; the optimizer keeps what cannot be cut. Nothing is changed then.
+        OptionError: `wishes` is of another type.
     """
     if not is_captured(module):
         raise BadInputError(
@@ -59,6 +60,10 @@ def regenerate(
             found=type(module).__name__,
             required="the module that getac.prepare returned (itself, not what torch.compile makes of it)",
             hint="prepared = getac.prepare(model, example_inputs)",
+        )
+    if not isinstance(wishes, Wishes):
+        raise OptionError(
+            "wishes are not given as such", found=repr(wishes), required="a Wishes(keep, prune)"
         )
     view = FxView(module)
     analysis = analyze_view(view, wishes)

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree
+from torch import fx, nn
 
-from getac.axes.wishes import Wishes
 from getac.errors import BadInputError
 from getac.fx_graph.capture import capture
-from getac.kernels.fake_quantize import Bits
 from getac.training.checkpoint_file import UNREADABLE, Checkpoint, damaged
-from getac.training.insertion import insert
+from getac.training.insertion import insert, quantizer_name
+from getac.training.layers import is_floating
 from getac.training.regenerating import regenerate
-from getac.training.state import KEY, Insertion, Removal, TrainingState
-from getac.training.trees import decode
+from getac.training.state import KEY, Insertion, TrainingState
 
-__all__ = ["read_state", "replay"]
-
-
-def read_state(checkpoint: Checkpoint, device: torch.device) -> TrainingState:
-    """How the module came to be; its example inputs on the device of the model."""
-    plan, read = checkpoint.plan, checkpoint.tensors
-    args, kwargs = _pytree.tree_map_only(
-        Tensor, lambda one: one.to(device), (decode(plan["args"], read), decode(plan["kwargs"], read))
-    )
-    insertions = [read_insertion(**one) for one in plan["insertions"]]
-    removals = [read_removal(**one) for one in plan["removals"]]
-    return TrainingState(args, kwargs, bool(plan["dynamic_batch"]), insertions, removals, str(plan["model"]))
-
-
-def read_removal(
-    kept: Mapping[str, Sequence[int]], wishes: Mapping[str, Sequence[str]] | None = None
-) -> Removal:
-    globs = {name: tuple(map(str, one)) for name, one in (wishes or {}).items()}
-    return Removal({name: list(one) for name, one in kept.items()}, Wishes(**globs))
-
-
-def read_insertion(
-    node: str, readers: Sequence[str], name: str, axis: int | None, bits: Sequence[Any], exponent: bool
-) -> Insertion:
-    signed, least, most = bits
-    bounds = Bits(bool(signed), float(least), float(most))
-    return Insertion(node, tuple(readers), name, axis, bounds, bool(exponent))
+__all__ = ["replay"]
 
 
 def replay(model: nn.Module, state: TrainingState, checkpoint: Checkpoint) -> fx.GraphModule:
     """Captures the model, inserts the quantizers and cuts it, as it was done before."""
     module = capture(model, tuple(state.args), state.kwargs, dynamic_batch=state.dynamic_batch)
-    check_nodes(module, state, checkpoint)
+    check_insertions(module, state, checkpoint)
     try:
         insert(module, state.insertions)
     except UNREADABLE as error:
@@ -66,13 +35,34 @@ def replay(model: nn.Module, state: TrainingState, checkpoint: Checkpoint) -> fx
     return module
 
 
-def check_nodes(module: fx.GraphModule, state: TrainingState, checkpoint: Checkpoint) -> None:
-    known = {node.name for node in module.graph.nodes}
+def check_insertions(module: fx.GraphModule, state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Whether the quantizers of a file have their places in this graph, and the names that are theirs.
+
+    Names become code: those of a file must be the ones that this graph gives.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
     named = [name for one in state.insertions for name in (one.node, *one.readers)]
-    missing = [name for name in dict.fromkeys(named) if name not in known]
+    missing = [name for name in dict.fromkeys(named) if name not in nodes]
     if missing:
         found = f"no operation {missing[0]}" + (f" (and {len(missing) - 1} more)" if missing[1:] else "")
         raise other_code(checkpoint, state, found)
+    for one in state.insertions:
+        check_place(one, nodes[one.node], checkpoint, state)
+        if one.name != (own := quantizer_name(module, nodes[one.node])):
+            raise damaged(checkpoint.path, ValueError(f"a quantizer of {own!r} has the name {one.name!r}"))
+    if len({one.name for one in state.insertions}) < len(state.insertions):
+        raise damaged(checkpoint.path, ValueError("two quantizers have one name"))
+
+
+def check_place(one: Insertion, value: fx.Node, checkpoint: Checkpoint, state: TrainingState) -> None:
+    users = {user.name for user in value.users}
+    strangers = [name for name in one.readers if name not in users]
+    if strangers or not one.readers:
+        raise other_code(
+            checkpoint, state, f"{strangers[0] if strangers else 'nothing'} as a reader of {one.node}"
+        )
+    if not is_floating(value) or (one.axis is not None and one.axis not in range(value.meta["val"].ndim)):
+        raise other_code(checkpoint, state, f"{one.node} cannot be quantized along axis {one.axis}")
 
 
 def other_code(checkpoint: Checkpoint, state: TrainingState, found: str) -> BadInputError:

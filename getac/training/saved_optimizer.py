@@ -13,7 +13,7 @@ from getac.training.checkpoint_file import UNREADABLE, Checkpoint, Path, damaged
 from getac.training.optimizer_state import check_optimizer
 from getac.training.trees import decode, encode
 
-__all__ = ["load_optimizer", "optimizer_entry"]
+__all__ = ["holds_optimizer", "load_optimizer", "optimizer_entry"]
 
 PREFIX = "optimizer/"
 SavedGroups = Sequence[Sequence[tuple[str, list[int]]]]
@@ -30,6 +30,11 @@ def optimizer_entry(optimizer: Optimizer, module: nn.Module, tensors: dict[str, 
         "groups": [[[names.get(p, "?"), list(p.shape)] for p in group] for group in groups],
         "state": encode(optimizer.state_dict(), PREFIX.rstrip("/"), tensors),
     }
+
+
+def holds_optimizer(path: Path) -> bool:
+    """Whether an optimizer was saved with the module."""
+    return read_checkpoint(path, PREFIX).plan.get("optimizer") is not None
 
 
 def load_optimizer(optimizer: Optimizer, path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from getac.errors import BadInputError
 
-__all__ = ["check_same", "copy_into", "once", "stored_tensors"]
+__all__ = ["check_same", "copy_into", "once", "stored_tensors", "unchanged_on_failure"]
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -67,6 +68,19 @@ def differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], cut: boo
 def fits_into(small: torch.Size, large: torch.Size) -> bool:
     pairs = zip(small, large, strict=False)
     return len(small) == len(large) and all(size <= whole for size, whole in pairs)
+
+
+@contextmanager
+def unchanged_on_failure(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Tensors that have been cut have their whole content again if something fails later."""
+    before = [(tensor, tensor.data, tensor.grad) for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        for tensor, data, grad in before:
+            tensor.grad = None  # of the other shape
+            tensor.data, tensor.grad = data, grad
+        raise
 
 
 @torch.no_grad()

@@ -48,7 +48,9 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         KeyError, TypeError, ValueError: This does not come from `encode`.
     """
     if not isinstance(value, dict):
-        return value
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"{type(value).__name__} without its kind")
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content].clone()  # else it would be a view of the file

@@ -40,10 +40,12 @@ class Widths:
         Raises:
             OptionError: Anything else, or less than 2 or more than 16 bits.
         """
-        if not isinstance(overrides, Mapping | None):
+        if not isinstance(overrides, Mapping | None) or not all(
+            isinstance(one, str) for one in overrides or {}
+        ):
             raise OptionError(
                 "overrides are not given by name",
-                found=type(overrides).__name__,
+                found=repr(overrides),
                 required="a dictionary: glob on a name -> bits, a pair of bits, or None",
             )
         each = {glob: bounds(f"overrides[{glob!r}]", bits) for glob, bits in (overrides or {}).items()}

@@ -327,6 +327,20 @@ def test_inputs_that_do_not_fit_are_refused(args: tuple[Any, ...]) -> None:
         capture(nn.Sequential(nn.Linear(6, 8)), args)
 
 
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        ((), "give example inputs as Linear.forward("),
+        ((torch.randn(3, 6),) * 2, "give example inputs as Linear.forward("),
+        ((torch.randn(3, 5),), "the model itself runs with these example inputs"),
+    ],
+)
+def test_the_way_out_fits_the_failure(args: tuple[Any, ...], hint: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        capture(nn.Linear(6, 8), args)
+    assert hint in str(caught.value.hint) and "torch.where" not in str(caught.value.hint)
+
+
 def test_autocast_inside_of_the_model_is_refused() -> None:
     def reduced(s: Any, x: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -351,3 +365,29 @@ def test_one_tensor_as_two_inputs_is_two_inputs() -> None:
     x = torch.randn(2, 3)
     module = capture(Difference(), (x, x))
     torch.testing.assert_close(module(torch.full((2, 3), 3.0), torch.ones(2, 3)), torch.full((2, 3), 2.0))
+
+
+class Scaled(nn.Module):
+    """Without gradients a tensor that has one is scaled in place, and another is returned as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, y = self.a(x), self.b(x)
+        with torch.no_grad():
+            h.mul_(2)
+            z = y
+            mean = (h + y).mean()
+        return h.sigmoid() * mean + z  # type: ignore[no-any-return]
+
+
+def test_a_block_without_gradients_leaves_the_gradients_of_what_it_is_given() -> None:
+    model, x = Scaled(), torch.randn(3, 6)
+    module = capture(copy.deepcopy(model), (x,))
+    outputs = model(x), module(x)
+    assert torch.equal(*outputs)
+    torch.autograd.backward([one.square().sum() for one in outputs])
+    for key, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.grad, model.get_parameter(key).grad)

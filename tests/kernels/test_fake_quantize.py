@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import shutil
 
 import numpy as np
@@ -435,3 +436,25 @@ def test_compiled_is_eager(backend, exponent):
     assert torch.equal(found[0], expected[0])
     for a, b in zip(found[1:], expected[1:], strict=True):
         assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "d", "q_m", "t", "axis", "message"),
+    [
+        ((4, 3), (3,), (), None, 1, "d has shape (3,), q_m ()"),
+        ((4, 3), (3,), (3,), None, None, "both have to be of shape ()"),
+        ((4, 3), (3,), (3,), None, 0, "shape () or (4,)"),
+        ((4, 3), (1, 3), (1, 3), None, 1, "shape () or (3,)"),
+        ((4, 3), (), (), None, 2, "has no axis 2"),
+        ((4, 3), (), (), (1,), None, "t has shape (1,)"),
+    ],
+)
+def test_refuses_shapes_that_do_not_fit(x, d, q_m, t, axis, message):
+    exponent = None if t is None else torch.ones(t)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fake_quantize(torch.ones(x), torch.ones(d), torch.ones(q_m), exponent, axis)
+
+
+def test_refuses_integers():
+    with pytest.raises(TypeError, match="int64"):
+        fake_quantize(torch.arange(4), torch.tensor(0.1), torch.tensor(1.0))

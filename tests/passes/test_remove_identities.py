@@ -52,3 +52,18 @@ def test_a_wrong_shape_beside_an_identity_does_no_harm() -> None:
     state = State(read_proto(onnx.parser.parse_model(text)))
     Pipeline((RemoveIdentities(),)).run(state)
     assert len(state.model.graph) == 2
+
+
+def test_outputs_that_are_one_value_stay_apart() -> None:
+    text = TEXT.replace("float[2, 3] same)", "float[2, 3] same, float[2, 3] again, float[2, 3] b)", 1)
+    text = text.replace("    same =", "    again = Identity(c)\n    same =")
+    proto = onnx.parser.parse_model(text)
+    state = State(read_proto(proto))
+    Pipeline((RemoveIdentities(),)).run(state)
+    names = ["y", "same", "again", "b"]
+    assert [value.name for value in state.model.graph.outputs] == names
+    assert [node.op_type for node in state.model.graph] == ["Relu", *["Identity"] * 3]
+    x = np.array([[-1, 2, 3], [4, -5, 6]], np.float32)
+    found = run(open_session(state.model), {"x": x})
+    for name in names:
+        np.testing.assert_array_equal(found[name], x if name == "same" else np.maximum(x, 0))

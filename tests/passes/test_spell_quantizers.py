@@ -10,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from getac.errors import InvalidModelError, UnsupportedModelError
+from getac.onnx_graph.fake_quantizer import read_fake_quantizer
 from getac.onnx_graph.read import read_proto
 from getac.passes import FoldQuantizers, RemoveDead, SpellQuantizers
 from getac.pipeline import Pipeline, State
@@ -122,6 +123,26 @@ def test_activations_are_those_of_training(signed, bits, per_channel):
         assert (record.low, record.high) == (-high if signed else 0, high) and record.bits <= 16
 
 
+@pytest.mark.parametrize(
+    ("bits", "signed", "dtype", "zero"),
+    [
+        (8, True, np.uint8, 128),
+        (3, True, np.uint8, 128),
+        (8, False, np.uint8, 0),
+        (9, True, np.int16, 0),
+        (16, False, np.uint16, 0),
+    ],
+)
+def test_activations_are_no_int8(bits, signed, dtype, zero):
+    """onnxruntime rewrites INT8 activations, and fails on some graphs where it does."""
+    proto = spelled(fake_quantize((4, 6), parameters(bits, signed), signed=signed))
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    assert stored["x.zero_point"].dtype == dtype and stored["x.zero_point"] == zero
+    if dtype == np.uint8 and signed:
+        top = levels(bits, signed)
+        assert (stored["x.least"], stored["x.greatest"]) == (128 - top, 128 + top)
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("bits", range(2, 17))
 @pytest.mark.parametrize(("signed", "t"), [(True, 1.0), (True, 0.7), (True, 1.9), (False, 1.0), (False, 1.3)])
@@ -180,6 +201,22 @@ def test_weights_are_those_of_the_kernel_that_trains(signed, bits, per_channel):
         else:  # the last bit of a power is not the same everywhere
             apart = np.abs(found - expected) > 1e-6 * np.abs(expected).max()
             assert apart.mean() < 1e-2
+
+
+@pytest.mark.parametrize("bits", [(4.0, 4.0), (4.0, 8.0)])
+@pytest.mark.parametrize(
+    ("d", "q_m", "t"),
+    [(1, 0, 16), (0, 1e-9, 16), (1, 1e-12, 3), (0, 1e20, 2), (1e-31, 1e-4, 8), (-1, 3e-2, 16)],
+)
+def test_at_the_ends_of_their_domain_parameters_are_those_of_the_kernel(d, q_m, t, bits):
+    torch = pytest.importorskip("torch")
+    kernel = pytest.importorskip("getac.kernels.lattice")
+    tensors = {"d": F32(d), "q_m": F32(q_m), "t": F32(t)}
+    how = read_fake_quantizer(fake_quantize((4, 6), tensors, bits=bits).graph[0])
+    on = kernel.lattice(*map(torch.tensor, tensors.values()), kernel.Bits(True, *bits))
+    assert (how.range, how.exponent) == (on.q_m.numpy(), on.t.numpy())
+    np.testing.assert_allclose(how.step, on.d.numpy(), rtol=1e-6)
+    assert how.step > 0 and how.highest == round(float(on.top))
 
 
 # Exponents of activations

@@ -152,6 +152,8 @@ def test_line_is_quiet_without_a_terminal() -> None:
         ({"align": 0}, "align"),
         ({"keep": ["nothing.*"]}, "matches no parameter"),
         ({"saliency": "luck"}, "luck"),
+        ({"minimum": 0}, "1 or more"),
+        ({"cost": {"nope": 1.0}}, "no class nope"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], said: str) -> None:
@@ -168,12 +170,22 @@ def test_refuses_options(options: dict[str, Any], said: str) -> None:
         ({"steps": 10, "schedule": Schedule(2, 6, 3, 9, 3, 4)}, "longer than the training"),
         ({"steps": 100, "lr": -1}, "no learning rate"),
         ({"steps": 100, "variant": "lion"}, "sgd, adam, adamw"),
+        ({"steps": 100, "joint": 0}, "quantization alone"),
+        ({"steps": 100, "schedule": "long"}, "Schedule"),
         ({"steps": 100, "params": [torch.zeros(3)]}, "not the module's"),
     ],
 )
 def test_refuses_options_of_the_optimizer(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         small().qasso(**options)
+
+
+def test_a_pruned_model_is_not_pruned_again() -> None:
+    geta = small(minimum=2)
+    train(geta.model, geta.qasso(steps=30), 30)
+    geta.construct_subnet()
+    with pytest.raises(OptionError, match="pruned already"):
+        geta.qasso(steps=30)
 
 
 def test_refuses_what_was_captured() -> None:

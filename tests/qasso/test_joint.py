@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+import getac
+from getac.errors import OptionError
 from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
 from getac.qasso.projection import Projection, bits_of
 from getac.qasso.units import UnitTable
@@ -265,3 +269,13 @@ def test_zero_units_stay_zero(kind: type[Optimizer]) -> None:
             assert kept and all((rows.gather(one) == 0).all() and one.abs().sum() > 0 for one in kept)
         steps(module, optimizer, 1, seed=seed)
     assert module(images()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("beta", 1.0), ("beta", 0.0), ("eta", 2.0), ("eta", "a"), ("eta", math.nan), ("xi", -1), ("eps", -1)],
+)
+def test_constants_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=f"out of range(.|\\n)*{name}"):
+        getac.JointConstants(**{name: value})
+    assert getac.JointConstants(eps=0.0, beta=0.5).eps == 0

@@ -34,7 +34,7 @@ from tests.qasso.runs import (
 )
 
 SCHEDULE = Schedule(2, 6, 3, 9, 3, 4)
-HALF = Pruning(0.5, align=1)
+HALF, DENSE = Pruning(0.5, align=1), Pruning(0.0)
 Make = Callable[[], fx.GraphModule]
 NETS = [(prepared, images), (prepared_attention, vectors)]
 
@@ -126,7 +126,7 @@ def test_pruning_alone() -> None:
 
 def test_quantization_alone() -> None:
     module = prepared()
-    train(module, optimizer := optimizer_of(module, schedule=Schedule(1, 4, 2, 0, 1, 3)), 8)
+    train(module, optimizer := optimizer_of(module, schedule=Schedule(1, 4, 2, 0, 1, 3), pruning=DENSE), 8)
     metrics = optimizer.metrics()
     assert metrics.sparsity == 0 and metrics.macs == 1 and 0 < metrics.bops <= 0.0626
 
@@ -189,14 +189,14 @@ def test_a_gradient_that_is_nan_stops_before_anything_changes() -> None:
     optimizer = optimizer_of(module)
     train(module, optimizer, 10)
     optimizer.zero_grad()
-    F.cross_entropy(module(images(1)), target_of(images(1))).backward()
     before, moments = copy.deepcopy(module.state_dict()), copy.deepcopy(optimizer.state_dict())
+    F.cross_entropy(module(images(1)), target_of(images(1))).backward()
     module.get_parameter("c.weight").grad[0] = torch.nan  # type: ignore[index]
     with pytest.raises(
         GetacError, match=r"not finite in step 10 \(joint\)(.|\n)*c\.weight, read by c_weight_quantizer \(c\)"
     ):
         optimizer.step()
-    assert all(torch.equal(one, before[name]) for name, one in module.state_dict().items())
+    check_floats(module, before)
     assert optimizer.steps_done == 10
     assert all(
         torch.equal(one, moments["state"][i][key])
@@ -207,9 +207,14 @@ def test_a_gradient_that_is_nan_stops_before_anything_changes() -> None:
     assert optimizer.metrics().sparsity == 0.5
 
 
+def check_floats(module: fx.GraphModule, before: dict[str, Tensor]) -> None:
+    floats = {name: one for name, one in module.state_dict().items() if one.is_floating_point()}
+    assert all(torch.equal(one, before[name]) for name, one in floats.items())
+
+
 def test_checks_can_be_rare() -> None:
     module = prepared()
-    optimizer = optimizer_of(module, check_every=2, schedule=Schedule(9, 0, 1, 0, 1, 0))
+    optimizer = optimizer_of(module, check_every=2, schedule=Schedule(9, 0, 1, 0, 1, 0), pruning=DENSE)
     train(module, optimizer, 1)
     for one in module.parameters():
         one.grad = torch.full_like(one, torch.nan)
@@ -267,7 +272,18 @@ def test_refuses_a_sparsity_that_cannot_be_reached() -> None:
     [
         ({"removal": "later"}, "period, end, never"),
         ({"bit_reduction": 1}, "b_r"),
-        ({"pruning": Pruning(1.5)}, r"\[0, 1\)"),
+        ({"schedule": None}, "Schedule"),
+        ({"schedule": "long"}, "Schedule"),
+        ({"pruning": 0.5}, "Pruning"),
+        ({"constants": {"beta": 0.5}}, "JointConstants"),
+        ({"check_every": "x"}, "check_every"),
+        ({"check_every": -1}, "check_every"),
+        ({"params": 5}, "no parameters to train"),
+        ({"params": [{"params": []}]}, "no parameters to train"),
+        ({"params": [{"params": []}, 3]}, "no parameters to train"),
+        ({"params": []}, "no parameters to train"),
+        ({"params": [{"lr": 1}]}, r"params(.|\n)*'lr'"),
+        ({"schedule": Schedule(2, 6, 3, 0, 1, 4)}, "quantization alone"),
     ],
 )
 def test_refuses_options(options: dict[str, Any], said: str) -> None:
@@ -275,9 +291,113 @@ def test_refuses_options(options: dict[str, Any], said: str) -> None:
         optimizer_of(prepared(), **options)
 
 
-def test_refuses_an_alignment_that_is_none() -> None:
-    with pytest.raises(OptionError, match="align"):
-        Pruning(align=0)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"align": 0}, "align"),
+        ({"sparsity": 1.5}, r"\[0, 1\)"),
+        ({"sparsity": "half"}, r"\[0, 1\)"),
+        ({"sparsity": None}, r"\[0, 1\)"),
+        ({"minimum": 0}, "1 or more"),
+        ({"minimum": 0.5}, "1 or more"),
+        ({"cost": "latency"}, "macs, or name of a class"),
+        ({"cost": {"a": "dear"}}, "macs, or name of a class"),
+        ({"keep": "a.*"}, "sequence of globs"),
+    ],
+)
+def test_pruning_refuses(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Pruning(**options)
+
+
+def test_refuses_costs_of_other_classes_before_training() -> None:
+    classes = [one.name for one in HALF.table(prepared()).classes]
+    known = dict.fromkeys(classes, 1.0)
+    optimizer_of(prepared(), pruning=Pruning(0.5, align=1, cost=known))
+    with pytest.raises(OptionError, match="no class nope"):
+        optimizer_of(prepared(), pruning=Pruning(0.5, cost={**known, "nope": 1.0}))
+    with pytest.raises(OptionError, match=f"none for {classes[0]}"):
+        optimizer_of(prepared(), pruning=Pruning(0.5, cost=dict.fromkeys(classes[1:], 1.0)))
+
+
+def test_floats_are_aligned_as_floats() -> None:
+    pruning = Pruning(0.4)
+    floats = prepare(model(), images(0), weight_bits=None, activation_bits=None)
+    rounded = prepare(model(), images(0), weight_bits=8, activation_bits=None)
+    for module, multiple in ((floats, 16), (rounded, 16), (prepared(), 4)):
+        assert set(pruning.multiples(pruning.table(module)).values()) == {multiple}
+
+
+def named(module: fx.GraphModule, *layers: str) -> list[Tensor]:
+    return [one for name, one in module.named_parameters() if name.startswith(layers)]
+
+
+@pytest.mark.parametrize("removal", ["period", "never"])
+def test_parameters_that_are_left_out_stay_as_they_are(removal: Any) -> None:
+    module = prepared()
+    norms = {name: one.clone() for name, one in module.named_parameters() if name.startswith("norm")}
+    optimizer = optimizer_of(module, params=named(module, "a.", "b.", "c.", "head."), removal=removal)
+    goal = optimizer.position.goal
+    assert goal == round(optimizer.position.units / 2) > 0
+    assert not {entry.name for entry in optimizer.table.entries} & norms.keys()
+    for _ in losses(module, optimizer, SCHEDULE.total):
+        zero = optimizer.table.zero()
+        assert zero[optimizer.position.gone].all()
+    assert optimizer.position.zero == goal
+    if removal == "never":
+        assert zero.sum() == goal
+        assert all(torch.equal(module.get_parameter(name), one) for name, one in norms.items())
+    before = module.eval()(images(3))
+    optimizer.finish()
+    assert (module(images(3)) - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+def test_units_without_trained_parameters_do_not_count() -> None:
+    module = prepared()
+    head = named(module, "head.")
+    with pytest.raises(BadInputError, match=r"cannot be reached(.|\n)*no group of the optimizer"):
+        optimizer_of(module, params=head[1:])
+    optimizer = optimizer_of(module, params=head)  # its columns are the units of c
+    assert optimizer.position.units == 16
+    optimizer.add_param_group({"params": named(module, "a.", "b.", "c.", "norm")})
+    assert optimizer.position.units == 24 and optimizer.position.goal == 12
+    train(module, optimizer, SCHEDULE.total)
+    assert optimizer.metrics().sparsity == 0.5
+    with pytest.raises(OptionError, match="before the first step"):
+        optimizer.add_param_group({"params": []})
+
+
+def test_an_input_that_is_nan_leaves_the_running_statistics_alone() -> None:
+    module = prepared()
+    optimizer = optimizer_of(module)
+    for step in range(SCHEDULE.total):
+        train(module, optimizer, 1, step)
+        before = copy.deepcopy(module.state_dict())
+        optimizer.zero_grad()
+        x = images(step)
+        x[0, 0, 0, 0] = torch.nan
+        F.cross_entropy(module(x), target_of(images(0))).backward()
+        assert module.get_buffer("norm_a.running_mean").isnan().any()
+        with pytest.raises(GetacError, match=r"running statistics"):
+            optimizer.step()
+        check_floats(module, before)
+    assert module.eval()(images(1)).isfinite().all() and optimizer.metrics().sparsity == 0.5
+
+
+def test_refuses_to_prune_twice() -> None:
+    module = prepared()
+    train(module, optimizer_of(module), 14)
+    code = module.code
+    again = optimizer_of(module)
+    with pytest.raises(OptionError, match=r"pruned already(.|\n)*lost units 2 times"):
+        train(module, again, 1)
+    assert module.code == code
+    train(module, optimizer := optimizer_of(module, pruning=DENSE), SCHEDULE.total)
+    assert optimizer.metrics().sparsity == 0 and {bits.most for bits in bounds_of(module)} <= set(range(4, 9))
+
+
+def bounds_of(module: fx.GraphModule) -> list[Any]:
+    return [one.bits for one in find_quantizers(module)]
 
 
 def test_refuses_foreign_groups_later() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from getac.errors import OptionError
 from getac.kernels.fake_quantize import Bits
-from getac.qasso.projection import Projection, bits_of, fix_bits, mean_bits, reach_of, set_bits
+from getac.qasso.projection import Projection, bits_of, fix_bits, reach_of, set_bits
 from getac.training.quantizers import find_quantizers
 from tests.qasso.nets import prepared, with_gradients
 from tests.training.nets import images
@@ -49,14 +49,12 @@ def test_parameters_outside_of_their_domain(value: float) -> None:
     assert module(images()).isfinite().all()
 
 
-def test_bits_and_their_mean() -> None:
+def test_bits_are_those_of_the_steps() -> None:
     quantizers = find_quantizers(prepared())
     for one in quantizers:
         assert bits_of(one).mean().item() == pytest.approx(8, abs=1e-4)
         one.d.data.copy_(reach_of(one) / one.bits.top(5))
         assert bits_of(one).mean().item() == pytest.approx(5, abs=1e-4)  # signed and unsigned alike
-    assert mean_bits(quantizers).item() == pytest.approx(5, abs=1e-4)
-    assert mean_bits([]).isnan()
 
 
 def test_bits_are_rounded_and_fixed() -> None:

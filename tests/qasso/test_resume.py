@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
 
 import getac
-from getac.errors import BadInputError
+from getac.errors import BadInputError, OptionError
 from getac.qasso.geta import GETA
+from getac.qasso.joint import JointConstants
 from getac.qasso.optimizer import QASSO
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Schedule
+from getac.training.quantizers import find_quantizers
 from tests.qasso.runs import Small, bits_of, images, prepared, train
 
 SCHEDULE = Schedule(2, 6, 3, 9, 3, 4)
@@ -139,3 +142,51 @@ def test_refuses_another_schedule(tmp_path: Path) -> None:
     longer = make(again, schedule=Schedule(2, 6, 3, 9, 3, 40))
     getac.load_optimizer(longer, tmp_path / "a")
     assert longer.steps_done == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"pruning": Pruning(0.5, align=4)}, "another align"),
+        ({"pruning": Pruning(0.25, align=1, saliency="taylor")}, "another sparsity, saliency"),
+        ({"pruning": Pruning(0.5, align=1, cost="macs", minimum=2)}, "another minimum, cost"),
+        ({"pruning": Pruning(0.5, align=1, keep=["a.*"])}, "another keep"),
+        ({"removal": "end", "bit_reduction": 8}, "another removal, bit_reduction"),
+        ({"constants": JointConstants(eta=0.9)}, r"another eta(.|\n)*eta=0.999(.|\n)*eta=0.9"),
+    ],
+)
+def test_refuses_other_options(options: dict[str, Any], said: str) -> None:
+    module = prepared()
+    train(module, optimizer := make(module), 3)
+    other = make(prepared(), **options)
+    with pytest.raises(OptionError, match=f"begun with {said}"):
+        other.load_state_dict(optimizer.state_dict())
+    assert other.steps_done == 0
+
+
+def test_targets_of_bits_come_back_without_the_optimizer(tmp_path: Path) -> None:
+    module = prepared(start=16)
+    getac.save(module, tmp_path / "a")
+    again = getac.load(Small(), tmp_path / "a")
+    assert {one.bits.most for one in find_quantizers(again)} == {16}
+    train(again, optimizer := make(again), SCHEDULE.total)
+    assert {target for _, target in optimizer.bounds.targets.values()} == {8}
+    assert all(found.max() <= 8.001 for found in bits_of(again).values())
+
+
+def test_geta_is_stored_before_there_is_an_optimizer(tmp_path: Path) -> None:
+    geta = GETA(Small(), images(0), calibration=[images(0)], align=1)
+    geta.save(tmp_path / "a")
+    loaded = GETA.load(Small(), tmp_path / "a", align=1)
+    runs = [(one.model, one.qasso("sgd", lr=0.05, steps=30)) for one in (geta, loaded)]
+    assert train(*runs[0], 30) == train(*runs[1], 30)
+
+
+def test_integers_of_numpy_can_be_stored(tmp_path: Path) -> None:
+    module = prepared()
+    pruning = Pruning(np.float64(0.5), align=np.int64(1), minimum=np.int64(1))
+    optimizer = make(module, schedule=Schedule(*map(np.int64, (2, 6, 3, 9, 3, 4))), pruning=pruning)
+    train(module, optimizer, 1)
+    getac.save(module, tmp_path / "a", optimizer)
+    getac.load_optimizer(make(getac.load(Small(), tmp_path / "a")), tmp_path / "a")
+    assert type(Schedule.of(np.int64(40)).cool_down) is int

@@ -10,12 +10,13 @@ from torch import fx, nn
 
 from getac.errors import OptionError
 from getac.qasso.optimizer import QASSO
+from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Schedule
 from getac.qasso.variants import VARIANTS, base_optimizer, quantizer_parameters
 from getac.training.quantizers import find_quantizers
 from tests.qasso.runs import prepared, train
 
-WARM_UP = Schedule(200, 0, 1, 0, 1, 0)
+WARM_UP, DENSE = Schedule(200, 0, 1, 0, 1, 0), Pruning(0.0)
 
 
 def groups(module: fx.GraphModule, quantizer_lr: float) -> list[dict[str, Any]]:
@@ -44,7 +45,8 @@ def groups(module: fx.GraphModule, quantizer_lr: float) -> list[dict[str, Any]]:
 )
 def test_warm_up_is_torchs_optimizer_to_the_bit(variant: str, lr: float, options: dict[str, Any]) -> None:
     ours, theirs = prepared(), prepared()
-    optimizer = QASSO(ours, variant=variant, lr=lr, quantizer_lr=lr / 2, schedule=WARM_UP, **options)
+    rates = {"lr": lr, "quantizer_lr": lr / 2}
+    optimizer = QASSO(ours, variant=variant, schedule=WARM_UP, pruning=DENSE, **rates, **options)
     reference = VARIANTS[variant](groups(theirs, lr / 2), lr=lr, **options)
     assert train(ours, optimizer, 100) == train(theirs, reference, 100)
     for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
@@ -53,7 +55,8 @@ def test_warm_up_is_torchs_optimizer_to_the_bit(variant: str, lr: float, options
 
 def test_weight_decay_never_touches_quantizers() -> None:
     module = prepared()
-    optimizer = QASSO(module, variant="adamw", lr=0.1, quantizer_lr=0.1, schedule=WARM_UP, weight_decay=0.5)
+    rates = {"lr": 0.1, "quantizer_lr": 0.1, "weight_decay": 0.5}
+    optimizer = QASSO(module, variant="adamw", schedule=WARM_UP, pruning=DENSE, **rates)
     before = {one.name: (one.d.clone(), one.q_m.clone()) for one in find_quantizers(module)}
     weight = module.get_parameter("head.weight")
     size = weight.norm().item()

@@ -42,8 +42,8 @@ def test_every_figure_stands_beside_its_target(content: Any) -> None:
 
 def test_all_layers_run_on_integers_at_any_size(content: Any) -> None:
     for part in (content["sparsity_0"], content["sparsity_0.5"]):
-        assert part["integer_convolutions"] == {"value": 20, "at_least": 20, "passed": True}
-        assert part["integer_gemms"] == {"value": 1, "at_least": 1, "passed": True}
+        assert part["integer_convolutions"] == {"value": 20, "at_least": 20, "passed": None}
+        assert part["integer_gemms"] == {"value": 1, "at_least": 1, "passed": None}
 
 
 def test_sparsity_is_what_was_asked_for(content: Any) -> None:
@@ -69,7 +69,7 @@ def test_time_is_told_by_kernel_and_by_step(content: Any) -> None:
 def test_says_what_it_ran_on(content: Any) -> None:
     assert "avx512_vnni" in content["machine"]["flags"]
     assert {"getac", "onnx", "onnxruntime", "numpy"} <= content["versions"].keys()
-    assert isinstance(content["passed"], bool)
+    assert content["passed"] is None  # targets are for the full size
 
 
 def test_figures_are_held_to_their_bounds() -> None:

@@ -158,6 +158,76 @@ def test_weights_that_are_computed_are_stored_as_integers_too(tmp_path: Path) ->
     assert departure(module, model, x) <= BOUND
 
 
+class Rearranged(torch.nn.Module):
+    """A signed activation that is flattened and transposed between a convolution and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.conv(x).flatten(2).transpose(1, 2))  # type: ignore[no-any-return]
+
+
+def encoder() -> torch.nn.Module:
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    return torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+REARRANGING = {"rearranged": (Rearranged, (2, 3, 6, 6)), "encoder": (encoder, (2, 10, 16))}
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("name", REARRANGING)
+def test_any_session_of_onnxruntime_opens_the_file(tmp_path: Path, name: str, bits: int) -> None:
+    """Its rewrites move pairs across Transpose and Reshape, and make UINT8 of INT8 activations."""
+    make, shape = REARRANGING[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    module = prepared(make(), x, bits=bits)
+    model = exported(module, tmp_path)
+    expected = outputs_of(module, (x,), {})
+    for optimize in (True, False):
+        session = open_session(model.SerializeToString(), optimize=optimize)
+        found = [torch.tensor(one) for one in run(session, {model.graph.input[0].name: x.numpy()}).values()]
+        assert difference(expected, found) <= (1e-2 if optimize else BOUND)  # it also makes integers of sums
+
+
+@pytest.mark.parametrize("name", REARRANGING)
+def test_lower_measures_what_it_lowered_by_default(tmp_path: Path, name: str) -> None:
+    make, shape = REARRANGING[name]
+    report = getac.lower(prepared(make(), torch.randn(shape)), tmp_path / "model.onnx")
+    assert report.latency is not None and report.latency.before_ms > 0
+    assert not [note for note in report.notes if "optimisations" in note]
+
+
+class Returning(torch.nn.Module):
+    """A dictionary whose keys are names of nodes, of an input, and of values that are returned twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        hidden = torch.relu(self.a(x))
+        logits = self.b(hidden)
+        return {"relu": logits, "a": hidden, "again": hidden, "loss": None, "x": logits + 1, "given": x}
+
+
+def test_outputs_have_the_keys_of_the_dictionary_that_a_module_returns(tmp_path: Path) -> None:
+    x = torch.randn(4, 8)
+    module = prepared(Returning(), x).eval()
+    model = exported(module, tmp_path)
+    names = [one.name for one in model.graph.output]
+    assert names[:3] == ["relu", "a", "again"] and names[4] == "given" and len(names) == 5
+    assert names[3] != "x" == model.graph.input[0].name
+    expected = {key: one.detach().numpy() for key, one in module(x).items() if one is not None}
+    getac.lower(module, tmp_path / "lowered.onnx", bench=False)
+    assert [one.name for one in onnx.load(tmp_path / "lowered.onnx").graph.output] == names
+    found = run(open_session(tmp_path / "model.onnx"), {"x": x.numpy()})
+    for name in ("relu", "a", "again", "given"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+
+
 def test_what_is_shared_is_stored_once(tmp_path: Path) -> None:
     module = prepared(Tied(), ids(), embeddings=True)
     model = exported(module, tmp_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import getac
-from getac.errors import GetacError
+from getac.errors import BadInputError, GetacError
 
 
 class Deep(nn.Module):
@@ -78,3 +80,23 @@ def test_of_many_only_some_are_listed() -> None:
     with pytest.raises(GetacError) as caught:
         getac.check_gradients(net)
     assert "8 of them" in str(caught.value.found) and str(caught.value.found).endswith("2.weight, ...")
+
+
+@pytest.mark.parametrize("name", ["first.weight", "second.bias"])
+def test_a_parameter_that_is_not_finite_is_to_blame_itself(name: str) -> None:
+    module = getac.prepare(Deep(), (torch.rand(3, 4),), calibration=[torch.rand(8, 4)])
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    with torch.no_grad():
+        module.get_parameter(name).view(-1)[0] = float("nan")
+        module.get_parameter("third.weight").fill_(float("inf"))  # comes later
+    with pytest.raises(GetacError, match="a parameter itself is not finite") as caught:
+        getac.check_gradients(module)
+    assert str(caught.value.where).startswith(f"{name}, read by")
+    assert caught.value.found == f"NaN or infinity in 2 of them: {name}, third.weight"
+
+
+def test_refuses_what_is_no_module() -> None:
+    not_a_module: Any = "m"
+    with pytest.raises(BadInputError, match="no module"):
+        getac.check_gradients(not_a_module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,14 +144,31 @@ def test_it_can_be_compiled(backend: str) -> None:
         torch.testing.assert_close(gradient, module.get_parameter(name).grad, rtol=1e-4, atol=1e-5)
 
 
-def test_autocast_and_double_precision() -> None:
+def test_autocast() -> None:
     module = prepared(Net().eval())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = module(IMAGES)
     assert (outputs.float() - module(IMAGES)).abs().max() < 0.1
-    model = Net().double().eval()
-    doubled = getac.prepare(model, (IMAGES.double(),), calibration=[IMAGES.double()])
-    assert doubled(IMAGES.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_refuses_parameters_that_cannot_be_lowered(dtype: torch.dtype) -> None:
+    model = Net()
+    model.out.to(dtype)
+    with pytest.raises(UnsupportedModelError, match="of a type that cannot be lowered") as caught:
+        getac.prepare(model, (IMAGES,), calibration=[IMAGES])
+    error = caught.value
+    assert error.where == "parameter out.weight" and error.found == str(dtype).removeprefix("torch.")
+    assert error.required == "float32 (or float16)" and "model.float()" in str(error.hint)
+
+
+def test_half_precision_parameters_are_prepared_and_exported(tmp_path: Path) -> None:
+    x = torch.randn(4, 8).half()
+    layers = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).half()
+    module = getac.prepare(layers, (x,), calibration=[x])
+    module(x).float().sum().backward()
+    getac.lower(module, tmp_path / "model.onnx", bench=False)
+    assert module(x).dtype == torch.float16
 
 
 class Named(nn.Module):
