@@ -191,7 +191,9 @@ def test_frozen_layers() -> None:
     module.get_parameter("a.weight").requires_grad_(False)
     assert places(table_of(module)) == {("a.bias", 0), ("b.weight", 1)}  # the rows cannot be zeroed
     module.requires_grad_(False)
-    assert list(table_of(module).excluded.values()) == ["none of its parameters is trained"]
+    assert list(table_of(module).excluded.values()) == [
+        "none of its parameters is trained: they are frozen, or in no group of the optimizer"
+    ]
 
 
 def test_units_that_overlap_lie_in_two_layers() -> None:
