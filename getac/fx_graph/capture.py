@@ -24,7 +24,7 @@ from getac.fx_graph.functional import make_functional
 from getac.fx_graph.given import check_call, check_flags, check_module
 from getac.fx_graph.inline import inline_blocks
 from getac.fx_graph.normal_form import name_squeezed_dimensions, slice_for_narrow
-from getac.fx_graph.training import switch_training
+from getac.fx_graph.training import always_drawing, switch_training
 
 __all__ = ["capture", "is_captured"]
 
@@ -81,8 +81,14 @@ def capture(
     drop_checks(module.graph)
     name_squeezed_dimensions(module.graph)
     slice_for_narrow(module.graph)
-    switch_training(module)
     evaluated = evaluate_model(model, own_args, own_kwargs)
+
+    def export_evaluation() -> fx.GraphModule:
+        with evaluating(model):
+            return export(model, own_args, own_kwargs, dynamic_batch)
+
+    random = evaluated is not None and evaluated.random
+    switch_training(module, always_drawing(export_evaluation().graph) if random else ())
     if evaluated:
         write_in_training_only(module, {name for name, _ in model.named_buffers()} - evaluated.written)
     make_functional(module.graph)
@@ -92,11 +98,6 @@ def capture(
     module.recompile()
     module.train(model.training)
     if evaluated:
-
-        def export_evaluation() -> fx.GraphModule:
-            with evaluating(model):
-                return export(model, own_args, own_kwargs, dynamic_batch)
-
         name = type(model).__name__
         check_evaluation(module, evaluated, own_args, own_kwargs, name=name, export=export_evaluation)
     return module

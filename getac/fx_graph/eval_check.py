@@ -26,10 +26,6 @@ HINT = (
     "give the part that differs between training and evaluation a module of its own that torch knows, as"
     " nn.Dropout is one, or move it out of the model: auxiliary outputs, for instance, into the loss"
 )
-RANDOM_HINT = (
-    "the model draws random numbers in evaluation too; write a dropout that is always on as"
-    " x * (torch.rand_like(x) >= p) / (1 - p), and use nn.Dropout for one that is not"
-)
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def check_evaluation(
             required="a model that takes the same steps in training and in evaluation, where torch's own"
             " modules (dropout, batch norm and so on) do not switch by themselves",
             found=found,
-            hint=RANDOM_HINT if wanted.random else HINT,
+            hint=HINT,
         )
 
 

@@ -19,6 +19,9 @@ from getac.fx_graph.aliasing import base_of, is_in_place, writes_what_others_rea
 __all__ = ["make_functional"]
 
 
+WITHOUT_DERIVATIVE = ("aten::copy_", "aten::set_")  # of whose functional twins there is none
+
+
 def make_functional(graph: fx.Graph) -> None:
     """Replaces in-place calls whose effect is their result alone.
 
@@ -58,6 +61,8 @@ def types_read(node: fx.Node) -> Iterator[torch.dtype]:
 def functional_twin(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     """aten.relu for aten.relu_; None where there is none with the same arguments."""
     namespace, _, name = target._schema.name.partition("::")
+    if name in WITHOUT_DERIVATIVE:
+        return None
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     twin = getattr(packet, target._overloadname, None) if name.endswith("_") else None
     if twin is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import fx
 from getac.fx_graph.arguments import set_argument
 from getac.fx_graph.reader import CallReader
 
-__all__ = ["switch_training"]
+__all__ = ["always_drawing", "literal_flag", "switch_training"]
 
 aten = torch.ops.aten
 FLAGS = ("training", "train", "use_input_stats")
@@ -20,15 +21,18 @@ ROUNDINGS = (aten.floor.default, aten.floor_.default)
 DRAWS = (aten.bernoulli_.float, aten.bernoulli.p)
 
 
-def switch_training(module: fx.GraphModule) -> None:
+def switch_training(module: fx.GraphModule, always: Collection[str] = ()) -> None:
     """Replaces the literal training flags that export leaves by the module's own `training`.
 
     Without this, eval() would still normalise by the batch's statistics. A flag that is constant for
     another reason (no running statistics, a batch norm that was frozen) stays what it is.
+
+    Args:
+        always: Names of the calls that draw random numbers in evaluation too (see `always_drawing`).
     """
     flags = Flags(module.graph)
     for node in list(module.graph.nodes):
-        if node.op != "call_function":
+        if node.op != "call_function" or node.name in always:
             continue
         if (name := literal_flag(node)) is not None:
             set_argument(node, name, flags.training())
@@ -42,6 +46,18 @@ def switch_training(module: fx.GraphModule) -> None:
             switch_draw(node, flags)
         elif node.target in ROUNDINGS and is_rounded_draw(node.args[0]):
             switch_rounded_draw(node, flags)
+
+
+def always_drawing(evaluation: fx.Graph) -> frozenset[str]:
+    """The calls that drop although the model was exported in evaluation; the names are those of training."""
+    calls = [node for node in evaluation.nodes if node.op == "call_function"]
+    return frozenset(node.name for node in calls if literal_flag(node) is not None or attention_drops(node))
+
+
+def attention_drops(node: fx.Node) -> bool:
+    if node.target is not aten.scaled_dot_product_attention.default:
+        return False
+    return bool(CallReader(node).arguments.get("dropout_p"))
 
 
 class Flags:

@@ -22,10 +22,17 @@ class Attention(nn.Module):
     """Self-attention over (B, T, 6) with `heads` of size 3, `shared` of them for keys and values."""
 
     def __init__(
-        self, heads: int = 2, shared: int = 2, masked: bool = False, fused: bool = False, **options: Any
+        self,
+        heads: int = 2,
+        shared: int = 2,
+        masked: bool = False,
+        fused: bool = False,
+        dropout: float = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.heads, self.shared, self.fused, self.options = heads, shared, fused, options
+        self.dropout = dropout
         self.q = nn.Linear(6, 3 * (heads + 2 * shared if fused else heads))
         if not fused:
             self.k, self.v = nn.Linear(6, 3 * shared, bias=False), nn.Linear(6, 3 * shared)
@@ -39,7 +46,8 @@ class Attention(nn.Module):
         else:
             parts = self.q(x), self.k(x), self.v(x)
         q, k, v = (part.view(b, t, -1, 3).transpose(1, 2) for part in parts)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, **self.options)
+        dropped = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, self.mask, dropped, **self.options)
         return self.out(y.transpose(1, 2).reshape(b, t, -1))  # type: ignore[no-any-return]
 
 
@@ -381,7 +389,7 @@ LAYERS: dict[str, list[Case]] = {
         case(lambda: Attention(4, 2, enable_gqa=True), (5, 6), 2, 2, 3, 3),
         case(lambda: Attention(4, 2, True, enable_gqa=True), (5, 6), 2, 2, 3, 3),
         case(lambda: Attention(scale=0.3), (5, 6), 2, 3, 3),
-        case(lambda: Attention(dropout_p=0.2), (5, 6), 2, 3, 3),
+        case(lambda: Attention(dropout=0.2), (5, 6), 2, 3, 3),
     ],
     "lstm": [
         case(lambda: Recurrent(nn.LSTM), (5, 6), 7, 5),

@@ -104,7 +104,6 @@ REFUSED: dict[type[Forward], tuple[str, str]] = {
     Softmax: ("output", "# the branch"),
     OwnDropout: ("output", "# the mask"),
     Constant: ("output", ""),
-    AlwaysOn: ("output", "# always"),
     Renewed: ("output", "# the sum"),
 }
 
@@ -119,7 +118,6 @@ def test_a_branch_on_the_mode_is_refused_with_its_line(kind: type[Forward]) -> N
     found, line = REFUSED[kind]
     assert found in str(caught.value.found) and line in str(caught.value.where)
     assert "test_eval_check.py" in str(caught.value.where) or not line
-    assert ("always on" in str(caught.value.hint)) == (kind is AlwaysOn)
     assert model.training and model.a.training and torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
 
@@ -233,6 +231,18 @@ def test_training_goes_on_through_spectral_norm() -> None:
             optimizer.step()
         losses.append(loss.item())
     assert losses[0] == losses[1]
+
+
+def test_a_dropout_that_is_always_on_stays_on() -> None:
+    torch.manual_seed(0)
+    model = AlwaysOn()
+    module, x = capture(model, (rows(),)), rows()
+    for mode in (True, False):
+        results = []
+        for one in (model, module):
+            torch.manual_seed(1)
+            results.append(one.train(mode)(x))
+        assert torch.equal(*results) and (results[0] == 0).any()
 
 
 def test_random_numbers_in_evaluation_that_are_not_dropout_are_kept() -> None:
