@@ -130,7 +130,7 @@ def activation(net: RandomModule, x: int) -> None:
         lambda h: torch.tanh(h).exp(),
         lambda h: torch.where(h > 0.1, h, 0.5),
         lambda h: h.masked_fill(h < 0, 0.0),
-        lambda h: F.dropout(h, 0.1),
+        lambda h: F.dropout(h, 0.1, training=False),
     ]
     net.add(net.pick(*functions), x)
 

@@ -61,7 +61,7 @@ def types_read(node: fx.Node) -> Iterator[torch.dtype]:
 def functional_twin(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     """aten.relu for aten.relu_; None where there is none with the same arguments."""
     namespace, _, name = target._schema.name.partition("::")
-    if name in WITHOUT_DERIVATIVE:
+    if target._schema.name in WITHOUT_DERIVATIVE:
         return None
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     twin = getattr(packet, target._overloadname, None) if name.endswith("_") else None
