@@ -114,12 +114,16 @@ def test_masked_equals_sliced_in_onnx(name: str) -> None:
     assert found.opaque == ()
 
 
+ONNX_ONLY = {"swin": ("rows",)}
+"""Its pooling is exported as a gather by a table of indices, and channels can be left out of the table."""
+
+
 @every_model
 def test_both_graphs_tell_the_same(name: str) -> None:
     """The same classes, and the same share of parameters, but for what an export folds into others."""
-    expected = captured(name).finding
-    assert exported(name).classes == expected.classes
-    assert exported(name).roles == expected.roles
+    expected, more = captured(name).finding, ONNX_ONLY.get(name, ())
+    assert exported(name).classes == expected.classes + len(more)
+    assert sorted(exported(name).roles) == sorted((*expected.roles, *more))
     assert exported(name).prunable == pytest.approx(expected.prunable, abs=APART.get(name, 0.02))
     assert exported(name).kept == pytest.approx(expected.kept, abs=APART.get(name, 0.05))
 
