@@ -9,6 +9,7 @@ from typing import Literal
 
 from getac.errors import OptionError
 from getac.passes import ChooseUnits, Pass, Pipeline, Progress, State, quantizing_passes
+from getac.pipeline import Announcer
 
 __all__ = ["Options"]
 
@@ -85,7 +86,7 @@ class Options:
             self.on_step(name)
 
     def run(self, state: State, *passes: Pass) -> None:
-        Pipeline(passes, on_pass=self.on_step).run(state)
+        Pipeline(passes, watchers=[Announcer(self.step)]).run(state)
 
 
 def check_number(name: str, value: object, kind: type, required: str, auto: bool = False) -> None:

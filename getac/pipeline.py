@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import onnx_ir as ir
 
 from getac.errors import PassError
+from getac.onnx_graph.provenance import Form, forms_of, note_changes, same_form
 
 if TYPE_CHECKING:
     from getac.axes.analysis import Analysis
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from getac.onnx_graph.shapes import Shapes
     from getac.quantizer import Quantizer
 
-__all__ = ["Fact", "Pass", "PassRecord", "Pipeline", "Refusal", "State"]
+__all__ = ["Announcer", "Effect", "Fact", "Pass", "PassRecord", "Pipeline", "Refusal", "State", "Watcher"]
 
 
 class Fact(Enum):
@@ -40,6 +41,15 @@ class Fact(Enum):
     CALIBRATED = "activations have quantizers"
     WEIGHTS_QUANTIZED = "weights have quantizers"
     LOWERED = "layers run on integers where they can"
+
+
+class Effect(Enum):
+    """What a pass may do to the function that a model computes, the records of quantizers included."""
+
+    NONE = "the same up to the rounding of floats"
+    KERNELS = "the same quantizers, computed by other kernels"
+    ROUNDS = "numbers are rounded that were not before"
+    REMOVES = "the same as with the chosen units masked"
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ class Pass(Protocol):
         needs: Facts that must hold before.
         gives: Facts that hold after.
         keeps: Facts that survive although the graph changes; all others are dropped then.
+        effect: What may become of the function, `Effect.NONE` if it is not said; `--verify-each` asks it.
     """
 
     name: ClassVar[str]
@@ -108,15 +119,47 @@ class Pass(Protocol):
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What the runner saw of one pass: wall time in seconds, and whether the graph changed."""
+    """What the runner saw of one pass: wall time in seconds, and whether the graph changed.
+
+    Args:
+        added: Whether the pipeline ran it by itself, because a later pass needs what it gives.
+    """
 
     name: str
     seconds: float
     changed: bool
+    added: bool = False
+
+
+class Watcher:
+    """Sees a pipeline run; the methods of this base do nothing."""
+
+    def before(self, one: Pass, state: State) -> None:
+        """Called before a pass runs."""
+
+    def after(self, one: Pass, state: State) -> None:
+        """Called after a pass ran and was checked; `state.records[-1]` is its record."""
+
+    def failed(self, one: Pass, state: State, error: Exception) -> None:
+        """Called where a pass raised, or broke what it promised; the error goes on after this."""
+
+
+@dataclass(frozen=True)
+class Announcer(Watcher):
+    """Calls back with the name of each pass before it runs (progress)."""
+
+    say: Callable[[str], None]
+
+    def before(self, one: Pass, state: State) -> None:
+        self.say(one.name)
 
 
 Check = Callable[[State], str | None]
 """A predicate of a stage's language: None, or what is wrong."""
+
+
+Provider = Callable[[Fact, "Pass"], "Pass | None"]
+"""Gives the pass that makes a fact true which another pass needs; None: the user has to say."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +169,14 @@ class Pipeline:
     Args:
         passes: What to run.
         language: Fact -> what must be true of a model for which the fact is claimed; None: `stages.LANGUAGE`.
-        on_pass: Called with each pass's name before it runs (progress).
+        watchers: Called around every pass, in order.
+        provider: Asked for the passes that give what a pass needs and what does not hold; None: an error.
     """
 
     passes: Sequence[Pass]
     language: Mapping[Fact, Check] | None = None
-    on_pass: Callable[[str], None] | None = None
+    watchers: Sequence[Watcher] = ()
+    provider: Provider | None = None
 
     def run(self, state: State) -> State:
         """Runs the passes on the state, in place.
@@ -141,12 +186,33 @@ class Pipeline:
             GetacError: A pass refuses the model as a whole.
         """
         for one in self.passes:
-            if self.on_pass:
-                self.on_pass(one.name)
+            self._provide(one, state)
             self._run(one, state)
         return state
 
-    def _run(self, one: Pass, state: State) -> None:
+    def _provide(self, one: Pass, state: State) -> None:
+        """Runs what gives the facts that a pass needs and that do not hold, in the order of the facts."""
+        for fact in Fact:
+            if self.provider is None or fact not in one.needs - state.facts:
+                continue
+            provided = self.provider(fact, one)
+            if provided is not None:
+                self._provide(provided, state)
+                self._run(provided, state, added=True)
+
+    def _run(self, one: Pass, state: State, added: bool = False) -> None:
+        for watcher in self.watchers:
+            watcher.before(one, state)
+        try:
+            self._run_checked(one, state, added)
+        except Exception as error:  # watchers see whatever it was, and it goes on
+            for watcher in self.watchers:
+                watcher.failed(one, state, error)
+            raise
+        for watcher in self.watchers:
+            watcher.after(one, state)
+
+    def _run_checked(self, one: Pass, state: State, added: bool) -> None:
         missing = one.needs - state.facts
         if missing:
             raise PassError(
@@ -159,9 +225,10 @@ class Pipeline:
         start = time.perf_counter()
         one.run(state)
         changed = not before.same_as(Snapshot.of(state.model))
-        state.records.append(PassRecord(one.name, time.perf_counter() - start, changed))
+        state.records.append(PassRecord(one.name, time.perf_counter() - start, changed, added))
         if changed:
             state.facts &= one.keeps
+            note_changes(before.nodes, state.model.graph, one.name)
         state.facts |= one.gives
         self._check(one, state)
 
@@ -189,22 +256,22 @@ class Snapshot:
     """
 
     parts: tuple[object, ...]
+    nodes: Mapping[ir.Node, Form]
     tensors: tuple[weakref.ref[object], ...]
 
     @classmethod
     def of(cls, model: ir.Model) -> Snapshot:
         """Nodes, edges and attributes, subgraphs included, and the stored tensors."""
         graph = model.graph
-        parts: list[object] = [*graph.inputs, None, *graph.outputs]
-        for node in graph.all_nodes():
-            parts += [node, node.op_type, *node.inputs, None, *node.outputs, *node.attributes.values()]
         stored = [value for one in model.graphs() for value in one.initializers.values()]
         tensors = (value if value.const_value is None else value.const_value for value in stored)
-        return cls((*parts, None, *stored), tuple(map(weakref.ref, tensors)))
+        parts = (*graph.inputs, None, *graph.outputs, None, *stored)
+        return cls(parts, forms_of(graph), tuple(map(weakref.ref, tensors)))
 
     def same_as(self, later: Snapshot) -> bool:
         return (
-            len(self.parts) == len(later.parts)
-            and all(a is b for a, b in zip(self.parts, later.parts, strict=True))
-            and all(a() is b() for a, b in zip(self.tensors, later.tensors, strict=True))
+            same_form(self.parts, later.parts)
+            and same_form(tuple(self.nodes), tuple(later.nodes))
+            and all(map(same_form, self.nodes.values(), later.nodes.values()))
+            and same_form([one() for one in self.tensors], [one() for one in later.tensors])
         )

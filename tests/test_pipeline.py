@@ -13,7 +13,7 @@ import pytest
 
 from getac.errors import PassError
 from getac.onnx_graph.edit import replace_tensor
-from getac.pipeline import Fact, PassRecord, Pipeline, Refusal, State
+from getac.pipeline import Announcer, Fact, PassRecord, Pipeline, Refusal, State
 
 F32 = np.float32
 
@@ -128,7 +128,8 @@ def test_without_a_change_every_fact_stays(state):
 def test_records_and_progress(state):
     seen = []
     passes = [Fake(name="one"), Fake(lambda state: state.model.graph.node(1).attributes.clear(), name="two")]
-    returned = Pipeline(passes, on_pass=lambda name: seen.append((name, len(state.records)))).run(state)
+    watch = Announcer(lambda name: seen.append((name, len(state.records))))
+    returned = Pipeline(passes, watchers=[watch]).run(state)
     assert returned is state
     assert seen == [("one", 0), ("two", 1)]
     assert [(record.name, record.changed) for record in state.records] == [("one", False), ("two", True)]

@@ -1,0 +1,1 @@
+"""Pipelines as text, and what watches them run: printing, timing, dumping, verifying, shrinking."""
