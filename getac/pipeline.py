@@ -10,19 +10,24 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import onnx_ir as ir
 
+from getac.axes.wishes import NO_WISHES, Wishes
 from getac.errors import PassError
 from getac.onnx_graph.provenance import Form, forms_of, note_changes, same_form
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from getac.agreement import Batch
     from getac.axes.analysis import Analysis
     from getac.calibration import CalibrationData
     from getac.choice import Choice
+    from getac.kernel_costs import CostTable
     from getac.onnx_graph.shapes import Shapes
     from getac.quantizer import Quantizer
 
@@ -72,27 +77,56 @@ class State:
     """A model on its way through a pipeline, with what is known about it.
 
     Args:
-        model: The graph that the passes edit in place.
+        program: What the passes edit in place: an ONNX model, or a captured torch.fx module.
         shapes: Given by `infer-shapes`.
         quantizers: Value -> how it is rounded; the value of an activation, or the initializer of a weight.
         analysis: Given by `infer-axes`.
+        wishes: What that analysis was asked to keep and to open.
         choice: Given by `choose-units`.
         calibration: The data to calibrate and verify with.
         bindings: Sizes of symbolic input dimensions that the calibration data settles.
+        costs: What kernels take, for choices that depend on it; None: the table that ships with getac.
+        floats: Layers that could run on integers and shall not -> why; given by `choose-strategies`.
         refusals: Pass name -> what it left alone.
         records: What ran.
+        running: The name of the pass that runs.
     """
 
-    model: ir.Model
+    program: ir.Model | GraphModule
     facts: set[Fact] = field(default_factory=set)
     shapes: Shapes | None = None
     quantizers: dict[ir.Value, Quantizer] = field(default_factory=dict)
     analysis: Analysis | None = None
+    wishes: Wishes = NO_WISHES
     choice: Choice | None = None
     calibration: CalibrationData | None = None
     bindings: Mapping[str, int] = field(default_factory=dict)
+    costs: CostTable | None = None
+    floats: Mapping[ir.Node, str] = field(default_factory=dict)
     refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     records: list[PassRecord] = field(default_factory=list)
+    running: str = ""
+
+    @classmethod
+    def of_module(cls, module: GraphModule) -> State:
+        """The state of a captured module: its quantizers are records, and its shapes known, as it stands."""
+        return cls(module, facts={Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
+
+    @property
+    def model(self) -> ir.Model:
+        """The ONNX model; raises PassError where a torch.fx module is on its way."""
+        if not isinstance(self.program, ir.Model):
+            raise PassError(
+                "this pass edits ONNX models", found=f"a {type(self.program).__name__} of torch.fx"
+            )
+        return self.program
+
+    @property
+    def module(self) -> GraphModule:
+        """The torch.fx module; raises PassError where an ONNX model is on its way."""
+        if isinstance(self.program, ir.Model):
+            raise PassError(f"the pass {self.running} edits torch.fx modules", found="an ONNX model")
+        return self.program
 
     def refuse(self, pass_name: str, refusal: Refusal) -> None:
         self.refusals.setdefault(pass_name, []).append(refusal)
@@ -171,24 +205,35 @@ class Pipeline:
         language: Fact -> what must be true of a model for which the fact is claimed; None: `stages.LANGUAGE`.
         watchers: Called around every pass, in order.
         provider: Asked for the passes that give what a pass needs and what does not hold; None: an error.
+        verify: Inputs on which the model is run before and after every pass under onnxruntime; the first
+            pass that changes what it may not is an error that names the value (`getac opt --verify-each`).
     """
 
     passes: Sequence[Pass]
     language: Mapping[Fact, Check] | None = None
     watchers: Sequence[Watcher] = ()
     provider: Provider | None = None
+    verify: Sequence[Batch] | None = None
 
     def run(self, state: State) -> State:
         """Runs the passes on the state, in place.
 
         Raises:
             PassError: A pass ran where what it needs does not hold, or broke what it promised.
+            VerificationError: With `verify`: a pass changed what the model computes.
             GetacError: A pass refuses the model as a whole.
         """
+        if self.verify is not None:
+            return self._verified(self.verify).run(state)
         for one in self.passes:
             self._provide(one, state)
             self._run(one, state)
         return state
+
+    def _verified(self, batches: Sequence[Batch]) -> Pipeline:
+        from getac.pipelines.verifying import EachVerified  # it watches pipelines
+
+        return replace(self, watchers=[EachVerified(batches), *self.watchers], verify=None)
 
     def _provide(self, one: Pass, state: State) -> None:
         """Runs what gives the facts that a pass needs and that do not hold, in the order of the facts."""
@@ -221,21 +266,23 @@ class Pipeline:
                 found=f"after {', '.join(record.name for record in state.records) or 'no pass'}",
                 hint="add the pass that gives it before this one",
             )
-        before = Snapshot.of(state.model)
-        start = time.perf_counter()
+        before = Snapshot.of(state.program)
+        state.running, start = one.name, time.perf_counter()
         one.run(state)
-        changed = not before.same_as(Snapshot.of(state.model))
+        changed = not before.same_as(Snapshot.of(state.program))
         state.records.append(PassRecord(one.name, time.perf_counter() - start, changed, added))
         if changed:
             state.facts &= one.keeps
-            note_changes(before.nodes, state.model.graph, one.name)
+            if isinstance(state.program, ir.Model):
+                note_changes(before.nodes, state.program.graph, one.name)
         state.facts |= one.gives
         self._check(one, state)
 
     def _check(self, one: Pass, state: State) -> None:
-        from getac.stages import LANGUAGE  # the language is written in terms of this module
+        from getac.stages import LANGUAGE, MODULE_LANGUAGE  # they are written in terms of this module
 
-        language = LANGUAGE if self.language is None else self.language
+        standard = LANGUAGE if isinstance(state.program, ir.Model) else MODULE_LANGUAGE
+        language = standard if self.language is None else self.language
         for fact in sorted(state.facts, key=lambda fact: fact.name):
             check = language.get(fact)
             problem = check(state) if check else None
@@ -256,22 +303,38 @@ class Snapshot:
     """
 
     parts: tuple[object, ...]
-    nodes: Mapping[ir.Node, Form]
+    nodes: Mapping[Any, Form]
     tensors: tuple[weakref.ref[object], ...]
 
     @classmethod
-    def of(cls, model: ir.Model) -> Snapshot:
+    def of(cls, program: ir.Model | GraphModule) -> Snapshot:
         """Nodes, edges and attributes, subgraphs included, and the stored tensors."""
-        graph = model.graph
-        stored = [value for one in model.graphs() for value in one.initializers.values()]
+        if not isinstance(program, ir.Model):
+            return cls.of_module(program)
+        graph = program.graph
+        stored = [value for one in program.graphs() for value in one.initializers.values()]
         tensors = (value if value.const_value is None else value.const_value for value in stored)
         parts = (*graph.inputs, None, *graph.outputs, None, *stored)
         return cls(parts, forms_of(graph), tuple(map(weakref.ref, tensors)))
 
+    @classmethod
+    def of_module(cls, module: GraphModule) -> Snapshot:
+        """Nodes and arguments, and the stored tensors: an edit in place raises a tensor's version or swaps
+        its data, so that both are part of it."""
+        nodes = {node: (node.op, node.target, node.args, node.kwargs) for node in module.graph.nodes}
+        stored = dict([*module.named_parameters(), *module.named_buffers()])
+        parts = [(name, one.data_ptr(), one._version, tuple(one.shape)) for name, one in stored.items()]
+        return cls(tuple(parts), nodes, tuple(map(weakref.ref, stored.values())))
+
     def same_as(self, later: Snapshot) -> bool:
+        same = same_form if isinstance(next(iter(self.nodes), None), ir.Node) else equal_form
         return (
-            same_form(self.parts, later.parts)
+            same(self.parts, later.parts)
             and same_form(tuple(self.nodes), tuple(later.nodes))
-            and all(map(same_form, self.nodes.values(), later.nodes.values()))
+            and all(map(same, self.nodes.values(), later.nodes.values()))
             and same_form([one() for one in self.tensors], [one() for one in later.tensors])
         )
+
+
+def equal_form(one: Sequence[object], other: Sequence[object]) -> bool:
+    return one == other

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from getac.axes.axis import resolve
 from getac.pipeline import Check, Fact, State
 from getac.placement import LAYERS, is_layer, place
+from getac.views import view_of
 
-__all__ = ["LANGUAGE"]
+__all__ = ["LANGUAGE", "MODULE_LANGUAGE"]
 
 
 def nodes_of(state: State, *op_types: str) -> list[ir.Node]:
@@ -28,10 +29,10 @@ def quantizers_folded(state: State) -> str | None:
         if (node.name or node.op_type) not in allowed:
             return f"{node.name} is neither folded nor refused"
     for value, record in state.quantizers.items():
-        if record.axis is not None and value.const_value is not None:
-            size = value.const_value.shape.numpy()[record.axis]
-            if record.step.shape != (size,):
-                return f"the quantizer of {value.name} has {record.step.size} steps for {size} channels"
+        shape = None if value.const_value is None else tuple(value.const_value.shape.numpy())
+        if shape is not None and record.axis is not None and not record.fits(shape):
+            size = shape[record.axis]
+            return f"the quantizer of {value.name} has {record.step.size} steps for {size} channels"
     return None
 
 
@@ -56,7 +57,8 @@ def axes_inferred(state: State) -> str | None:
     """Classes are open atoms, and their members are tensors of this graph with dimensions of that size."""
     if state.analysis is None:
         return "there is no analysis"
-    stored = set(state.model.graph.initializers.values())
+    onnx = isinstance(state.program, ir.Model)
+    stored = set(state.model.graph.initializers.values() if onnx else view_of(state).parameters)
     for one in state.analysis.classes:
         if one.atom.frozen is not None or resolve(one.atom) is not one.atom:
             return f"{one.name} is not an open class"
@@ -88,7 +90,7 @@ def stored_tensors_fit(state: State) -> str | None:
 
 def activations_quantized(state: State) -> str | None:
     calibrated = state.calibration is not None
-    for value in place(state.model.graph, state.quantizers, calibrated).values:
+    for value in place(state.model.graph, state.quantizers, calibrated, state.floats).values:
         if value not in state.quantizers:
             return f"{value.name} has no quantizer"
     return None
@@ -124,3 +126,7 @@ LANGUAGE: Mapping[Fact, Check] = {
     Fact.WEIGHTS_QUANTIZED: weights_quantized,
     Fact.LOWERED: layers_lowered,
 }
+
+
+MODULE_LANGUAGE: Mapping[Fact, Check] = {Fact.AXES: axes_inferred, Fact.CHOSEN: units_chosen}
+"""Of a captured torch.fx module, whose shapes and quantizers stand in its graph."""

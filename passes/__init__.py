@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from getac.axes.wishes import NO_WISHES, Wishes
 from getac.passes.calibrate import Calibrate, Progress
 from getac.passes.choose_units import ChooseUnits
@@ -13,13 +15,17 @@ from getac.passes.infer_shapes import InferShapes
 from getac.passes.lower_integers import LowerIntegers
 from getac.passes.matmul_to_gemm import MatMulToGemm
 from getac.passes.name_squeezed import NameSqueezed
+from getac.passes.quantize_embeddings import QuantizeEmbeddings
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.remove_identities import RemoveIdentities
+from getac.passes.share_storage import ShareStorage
 from getac.passes.slice_units import SliceUnits
 from getac.passes.spell_quantizers import SpellQuantizers
 from getac.passes.split_sequences import SplitSequences
+from getac.passes.store_embeddings import StoreEmbeddings
 from getac.passes.store_weights import StoreWeights
+from getac.passes.write_quantizers import WriteQuantizers
 from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
 
 __all__ = [
@@ -37,15 +43,19 @@ __all__ = [
     "Pass",
     "Pipeline",
     "Progress",
+    "QuantizeEmbeddings",
     "QuantizeWeights",
     "Refusal",
     "RemoveDead",
     "RemoveIdentities",
+    "ShareStorage",
     "SliceUnits",
     "SpellQuantizers",
     "SplitSequences",
     "State",
+    "StoreEmbeddings",
     "StoreWeights",
+    "WriteQuantizers",
     "analysis_passes",
     "integer_passes",
     "pruning_passes",
@@ -79,17 +89,30 @@ def pruning_passes() -> tuple[Pass, ...]:
 
 
 def quantizing_passes(
-    method: str = "minmax", weight_bits: int = 8, activation_bits: int = 8, progress: Progress | None = None
+    method: str = "minmax",
+    weight_bits: int = 8,
+    activation_bits: int = 8,
+    progress: Progress | None = None,
+    block: int | Literal["auto"] | None = "auto",
+    embedding_bits: int | None = 8,
 ) -> tuple[Pass, ...]:
     """Gives weights and activations their quantizers; ranges are those of the sliced model."""
-    return (QuantizeWeights(weight_bits), Calibrate(method, activation_bits, progress))
+    return (
+        QuantizeEmbeddings(embedding_bits),  # first: a head that is tied to a table takes its steps
+        QuantizeWeights(weight_bits, block),
+        Calibrate(method, activation_bits, progress),
+    )
 
 
 def integer_passes() -> tuple[Pass, ...]:
     """Integer kernels where onnxruntime has them, small files everywhere."""
-    return (LowerIntegers(), StoreWeights(), RemoveDead())  # storing takes what is still in floats
+    return (StoreEmbeddings(), LowerIntegers(), *storing_passes())  # storing takes what is still in floats
 
 
 def weight_only_passes() -> tuple[Pass, ...]:
     """Integers in the file, floats in the kernels."""
-    return (StoreWeights(), RemoveDead())
+    return (StoreEmbeddings(), *storing_passes())
+
+
+def storing_passes() -> tuple[Pass, ...]:
+    return (StoreWeights(), RemoveDead(), ShareStorage())

@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from getac.axes.analysis import analyze_view
 from getac.axes.wishes import Wishes
-from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Fact, Refusal, State
+from getac.views import rounded_values, view_of
 
 __all__ = ["InferAxes"]
 
 
 @dataclass(frozen=True)
 class InferAxes:
-    """Fills `State.analysis`; operators without a rule are refusals.
+    """Finds the pruning classes of either graph (`State.analysis`); operators without a rule are refusals.
 
     Args:
         keep: Globs on parameter names: these stay whole.
@@ -31,9 +31,9 @@ class InferAxes:
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact)
 
     def run(self, state: State) -> None:
-        assert state.shapes is not None
-        view, wishes = OnnxView(state.model, state.shapes), Wishes(self.keep, self.prune)
-        state.analysis = analyze_view(view, wishes, dict(state.quantizers))
+        view = view_of(state)
+        state.wishes = Wishes(self.keep, self.prune)
+        state.analysis = analyze_view(view, state.wishes, rounded_values(state, view))
         for node in state.analysis.opaque:
             state.refuse(
                 self.name,

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from getac.axes.analysis import Analysis
 from getac.axes.axis import kept
 from getac.choice import BiasFold, Choice
+from getac.errors import OptionError, UnsupportedModelError
 from getac.onnx_graph.edit import (
     add_initializer,
     array_of,
@@ -22,7 +23,7 @@ from getac.onnx_graph.edit import (
     set_input,
 )
 from getac.onnx_graph.slicing import OnnxEditor
-from getac.pipeline import Fact, State
+from getac.pipeline import Effect, Fact, State
 from getac.slicing import cut_units
 
 __all__ = ["SliceUnits"]
@@ -30,20 +31,61 @@ __all__ = ["SliceUnits"]
 
 @dataclass(frozen=True)
 class SliceUnits:
-    """Carries out `State.choice`: the result computes what the masked model computes."""
+    """Carries out `State.choice`: the result computes what the masked model computes.
+
+    Args:
+        sparsity: The share of units to remove, where no choose-units stands before: the pipeline puts one
+            there. None: the choice has been made.
+        align: Likewise, the multiple that channel counts are kept at.
+
+    Raises:
+        OptionError: `sparsity` or `align` is given and the choice has been made by somebody else.
+    """
+
+    sparsity: float | None = None
+    align: int | None = None
 
     name: ClassVar[str] = "slice-units"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.AXES, Fact.CHOSEN})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED})
     keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED, Fact.BATCH_NORMS_FOLDED})
+    effect: ClassVar[Effect] = Effect.REMOVES
 
     def run(self, state: State) -> None:
+        self.check(state)
         analysis, choice = state.analysis, state.choice
         assert analysis is not None and choice is not None
+        if not isinstance(state.program, ir.Model):
+            slice_module(state, analysis, choice)
+            return
         for fold in choice.folds:
             add_to_bias(fold, state)
         cut_units(OnnxEditor(state.model.graph), analysis, choice.masks)
         slice_quantizers(state, analysis, choice)
+
+    def check(self, state: State) -> None:
+        """Options that nobody looks at would be a lie."""
+        chosen = [record for record in state.records if record.name == "choose-units"]
+        if (self.sparsity, self.align) != (None, None) and not (chosen and chosen[-1].added):
+            raise OptionError(
+                "slice-units has options, and the units are chosen already",
+                where=f"sparsity {self.sparsity}, align {self.align}",
+                hint="give them to choose-units; or leave choose-units out, and give slice-units a sparsity",
+            )
+
+
+def slice_module(state: State, analysis: Analysis, choice: Choice) -> None:
+    """The same on a torch.fx module, which is regenerated smaller."""
+    from getac.training.regenerating import regenerate  # whoever has a module has imported torch
+
+    if choice.folds:
+        raise UnsupportedModelError(
+            "dead units leave constants behind, which only slicing of an ONNX model moves into biases",
+            where=", ".join(fold.node.name for fold in choice.folds),
+            hint="choose-units with a sparsity, or export the module first",
+        )
+    names = {one.atom: one.name for one in analysis.classes}
+    regenerate(state.module, {names[atom]: mask for atom, mask in choice.masks.items()}, wishes=state.wishes)
 
 
 def slice_quantizers(state: State, analysis: Analysis, choice: Choice) -> None:

@@ -1,0 +1,134 @@
+"""`getac opt`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from getac.cli.console import output_console
+from getac.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from getac.pipelines.optimizing import Optimized
+
+__all__ = ["opt"]
+
+
+def opt(
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="The ONNX file to read.")] = None,
+    passes: Annotated[
+        list[str] | None,
+        typer.Option("--passes", "-p", help="Passes in order: name,name{option=value}; repeatable."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file to write.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Samples: an .npz with one array per input, or a folder of them.")
+    ] = None,
+    print_after: Annotated[
+        list[str] | None, typer.Option(help="Print the graph after this pass, or after all; repeatable.")
+    ] = None,
+    time: Annotated[bool, typer.Option("--time", help="Print what each pass took.")] = False,
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Run the model before and after every pass, and compare.")
+    ] = False,
+    dump_dir: Annotated[Path | None, typer.Option(help="Write the model after every pass here.")] = None,
+    reduce: Annotated[
+        Path | None,
+        typer.Option(help="If the pipeline fails, write the smallest part of the model on which it does."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write what happened as JSON.")] = None,
+    list_passes: Annotated[
+        bool, typer.Option("--list-passes", help="Show every pass, its options, needs and gives, and exit.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="For the inputs that --verify-each generates.")] = 0,
+) -> None:
+    """Run passes on a model, getac's or your own, and write what comes out."""
+    console = output_console()
+    if list_passes:
+        console.print(pass_table())
+        return
+    if model is None or not passes:
+        raise OptionError(
+            "there is nothing to run",
+            required='a model and passes, such as getac opt model.onnx -p "fold-quantizers,fold-batch-norm"',
+            hint="getac opt --list-passes shows the passes",
+        )
+    from getac.onnx_graph.write import atomic_write_text
+    from getac.pipelines.optimizing import optimize
+    from getac.pipelines.showing import Dumped, Printed
+
+    watchers = [
+        *([Printed(print_after, typer.echo)] if print_after else []),
+        *([Dumped(dump_dir)] if dump_dir else []),
+    ]
+    if reduce is not None:
+        report_reduced(model, ",".join(passes), reduce, verify_each, calibration, seed)
+        return
+    found = optimize(
+        model,
+        ",".join(passes),
+        output,
+        calibration=calibration,
+        verify_each=verify_each,
+        watchers=watchers,
+        seed=seed,
+    )
+    if json is not None:
+        atomic_write_text(json, found.as_json())
+    console.print(record_table(found, time))
+    for line in refusal_lines(found):
+        console.print(line, markup=False, highlight=False)
+
+
+def report_reduced(
+    model: Path, passes: str, output: Path, verify_each: bool, calibration: Path | None, seed: int
+) -> None:
+    """Reduces the failure, says how far, and fails as the pipeline does."""
+    from getac.pipelines.optimizing import reduce_failure
+
+    found = reduce_failure(model, passes, output, verify_each=verify_each, calibration=calibration, seed=seed)
+    before, after = found.nodes
+    typer.echo(f"{output}: {after} of {before} nodes still fail ({found.tries} parts tried)")
+    raise found.error
+
+
+def pass_table() -> Table:
+    """Every pass with its one-line description, options, needs and gives."""
+    from getac.pipelines.declaration import options_of, summary_of
+    from getac.pipelines.registry import built_in_passes, installed_passes
+    from getac.tables import plain_table
+
+    table = plain_table("pass", "what it does", "options", "needs", "gives")
+    for name, kind in built_in_passes().items():
+        options = "\n".join(map(str, options_of(kind).values()))
+        facts = ["\n".join(sorted(fact.name.lower() for fact in one)) for one in (kind.needs, kind.gives)]
+        table.add_row(name, summary_of(kind), options, *facts)
+    for name, entry in installed_passes().items():
+        table.add_row(name, f"of an installed package: {entry.value}", "", "", "")
+    return table
+
+
+def record_table(found: Optimized, time: bool) -> Table:
+    """What ran, in order."""
+    from getac.tables import plain_table
+
+    checks = dict(enumerate(found.checks))
+    table = plain_table("pass", "graph", *(["ms"] if time else []), *(["agreement"] if checks else []))
+    for position, record in enumerate(found.passes):
+        name = f"{record.name} (added)" if record.added else record.name
+        cells = [name, "changed" if record.changed else "as it was"]
+        cells += [f"{record.seconds * 1e3:.1f}"] if time else []
+        cells += [f"{checks[position].worst.sqnr_db:.0f} dB"] if position in checks else []
+        table.add_row(*cells)
+    return table
+
+
+def refusal_lines(found: Optimized) -> Iterator[str]:
+    for name, many in found.refusals.items():
+        for one in many:
+            yield f"{name}: {one.where}: {one.reason}" + (f" ({one.hint})" if one.hint else "")
