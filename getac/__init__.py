@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from getac.analyzing import analyze as analyze
     from getac.axes.analysis import Analysis as Analysis
+    from getac.bench_report import Bench as Bench
+    from getac.benching import bench as bench
+    from getac.comparing import compare as compare
+    from getac.comparison import Comparison as Comparison
     from getac.errors import GetacError as GetacError
     from getac.fx_graph.capture import capture as capture
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
+    from getac.pipelines.optimizing import Optimized as Optimized
+    from getac.pipelines.optimizing import optimize as optimize
     from getac.qasso.geta import GETA as GETA
     from getac.qasso.joint import JointConstants as JointConstants
     from getac.qasso.optimizer import QASSO as QASSO
@@ -35,19 +41,25 @@ __all__ = [
     "GETA",
     "QASSO",
     "Analysis",
+    "Bench",
+    "Comparison",
     "GetacError",
     "JointConstants",
     "LiveLine",
+    "Optimized",
     "Report",
     "Schedule",
     "analyze",
+    "bench",
     "capture",
     "check_gradients",
+    "compare",
     "export",
     "inspect",
     "load",
     "load_optimizer",
     "lower",
+    "optimize",
     "prepare",
     "regenerate",
     "save",
@@ -55,6 +67,8 @@ __all__ = [
 
 _HOMES = {
     "Analysis": "getac.axes.analysis",
+    "Bench": "getac.bench_report",
+    "Comparison": "getac.comparison",
     "GetacError": "getac.errors",
     "capture": "getac.fx_graph.capture",
     "check_gradients": "getac.training.gradients",
@@ -67,12 +81,16 @@ _HOMES = {
     "GETA": "getac.qasso.geta",
     "JointConstants": "getac.qasso.joint",
     "LiveLine": "getac.qasso.progress",
+    "Optimized": "getac.pipelines.optimizing",
     "QASSO": "getac.qasso.optimizer",
     "Report": "getac.report",
     "Schedule": "getac.qasso.schedule",
     "analyze": "getac.analyzing",
+    "bench": "getac.benching",
+    "compare": "getac.comparing",
     "inspect": "getac.inspection",
     "lower": "getac.lowering",
+    "optimize": "getac.pipelines.optimizing",
 }
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from getac.differences import Difference, difference
 from getac.errors import VerificationError
 from getac.runtime import open_session, run
 
@@ -43,6 +44,7 @@ class Bounds:
             Where the result rounds activations to fewer bits, the bound is lower by as much.
         kernels_sqnr: Integer kernels against the same graph computed in floats, dB.
         lowered_sqnr: Lowered against sliced, dB: below it the output is mostly noise.
+        quantized_relative: max |a - b| / max |a| that `getac.compare` allows where a model is quantized.
     """
 
     folded_sqnr: float = 30.0
@@ -56,10 +58,10 @@ class Bounds:
     original_sqnr: float = 20.0
     kernels_sqnr: float = 20.0
     lowered_sqnr: float = 3.0
+    quantized_relative: float = 0.1
 
 
 BOUNDS = Bounds()
-INFINITE_DB = 200.0
 
 
 @dataclass(frozen=True)
@@ -113,39 +115,16 @@ def compare_outputs(expected: Sequence[Batch], found: Sequence[Batch]) -> list[A
 
 def agreement(name: str, expected: Sequence[Array], found: Sequence[Array]) -> Agreement:
     """Compares one output over all batches."""
-    if any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
-        return Agreement(name, np.inf, np.inf, -INFINITE_DB, None, finite=False)
-    a = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in expected])
-    b = np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in found])
-    finite = bool((np.isfinite(a) == np.isfinite(b)).all())
-    both = np.isfinite(a) & np.isfinite(b)
-    a, b = a[both], b[both]
-    difference = float(np.abs(a - b).max(initial=0.0))
+    pairs = zip(expected, found, strict=True)
+    total = sum((difference(np.asarray(a), np.asarray(b)) for a, b in pairs), Difference())
     return Agreement(
         output=name,
-        max_abs=difference,
-        relative=difference / (float(np.abs(a).max(initial=0.0)) or 1.0),
-        sqnr_db=sqnr(float((a**2).sum()), float(((a - b) ** 2).sum())),
-        top1=top1(expected, found),
-        finite=finite,
+        max_abs=total.greatest,
+        relative=total.relative,
+        sqnr_db=total.sqnr_db,
+        top1=total.top1,
+        finite=total.finite,
     )
-
-
-def sqnr(signal: float, noise: float) -> float:
-    if noise == 0:
-        return INFINITE_DB
-    return (
-        float(np.clip(10 * np.log10(signal / noise), -INFINITE_DB, INFINITE_DB)) if signal else -INFINITE_DB
-    )
-
-
-def top1(expected: Sequence[Array], found: Sequence[Array]) -> float | None:
-    """Agreement of the greatest entry per row, for floats of shape (samples, classes)."""
-    shape = expected[0].shape
-    if len(shape) != 2 or shape[1] < 2 or expected[0].dtype.kind != "f":
-        return None
-    same = [np.argmax(a, axis=1) == np.argmax(b, axis=1) for a, b in zip(expected, found, strict=True)]
-    return float(np.concatenate(same).mean())
 
 
 def first_departure(

@@ -13,16 +13,17 @@ from getac.axes.wishes import Wishes, check_globs
 from getac.calibration import CalibrationData
 from getac.choice import Choice
 from getac.masking import masked_copy
-from getac.measure import layer_bits
+from getac.measure import layer_bits, parameter_bits
 from getac.notes import run_notes
+from getac.onnx_graph.declared import declare_outputs
 from getac.onnx_graph.support import check_declared_outputs
 from getac.options import Options
-from getac.passes import State, analysis_passes, integer_passes, pruning_passes, weight_only_passes
+from getac.passes import ChooseStrategies, State, analysis_passes, pruning_passes
 from getac.placement import place
 from getac.plan import Plan, make_plan
 from getac.verification import KeepMasks, Models
 
-__all__ = ["Compressed", "compress"]
+__all__ = ["Compressed", "analysed", "compress", "runs_on_integers"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Compressed:
         choice: The units that went.
         plan: Every decision.
         bits: Layer -> bits of its weight and of its input.
+        parameter_bits: Bits of all stored tensors, by their quantizers.
         sizes: A size for every symbolic dimension: settled by data, or one that works.
         integer: Whether activations are quantized.
         notes: What a reader of the report should know.
@@ -45,6 +47,7 @@ class Compressed:
     choice: Choice
     plan: Plan
     bits: Mapping[str, tuple[int, int]]
+    parameter_bits: int
     sizes: Mapping[str, int]
     integer: bool
     notes: Sequence[str]
@@ -62,8 +65,7 @@ def compress(
     Raises:
         BadInputError: The model, the data or an option cannot be used.
     """
-    state = State(original.clone(), calibration=data, bindings=data.settle() if data else {})
-    how.run(state, *analysis_passes(Wishes(keep=how.keep)))
+    state = analysed(original, data, how)
     assert state.analysis is not None and state.shapes is not None
     if not state.bindings:  # sizes that data settled may be others than those the file was made for
         check_declared_outputs(state.model.graph, state.shapes)
@@ -82,17 +84,32 @@ def compress(
     how.run(state, *pruning_passes())
     sliced = state.model.clone()
 
+    if integer:
+        how.run(state, ChooseStrategies())
     how.run(state, *how.quantizing_passes(integer))
-    placement = place(state.model.graph, state.quantizers, data is not None) if integer else None
+    placement = (
+        place(state.model.graph, state.quantizers, data is not None, state.floats) if integer else None
+    )
     bits = layer_bits(state.model.graph, state.quantizers, placement)
+    total_bits = parameter_bits(state.model.graph, state.quantizers)
     plan = make_plan(source, analysis, choice, state.quantizers)
-    how.run(state, *(integer_passes() if integer else weight_only_passes()))
+    how.run(state, *how.lowering_passes(integer))
+
+    declare_outputs(state.model)
 
     def keep() -> KeepMasks:
         return keep_masks(analysis, choice, values)
 
     models = Models(original, folded, reference, sliced, state.model, quantized, keep)
-    return Compressed(models, state, choice, plan, bits, sizes, integer, notes)
+    return Compressed(models, state, choice, plan, bits, total_bits, sizes, integer, notes)
+
+
+def analysed(original: ir.Model, data: CalibrationData | None, how: Options) -> State:
+    """A copy of a model up to its pruning classes."""
+    bindings = data.settle() if data else {}
+    state = State(original.clone(), calibration=data, bindings=bindings, costs=how.costs)
+    how.run(state, *analysis_passes(Wishes(keep=how.keep)))
+    return state
 
 
 def runs_on_integers(state: State) -> bool:

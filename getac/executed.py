@@ -30,9 +30,18 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from getac.runtime import Model, create_session
+from getac.runtime import Model, configure, create_session
 
-__all__ = ["ExecutedNode", "Kernel", "Layer", "executed_kernels", "layer_kernels", "trace_layer"]
+__all__ = [
+    "ExecutedNode",
+    "Kernel",
+    "Kind",
+    "Layer",
+    "executed_kernels",
+    "kernel_kind",
+    "layer_kernels",
+    "trace_layer",
+]
 
 _LONGEST_BRANCH = 100  # values; the walk ends there where it went up the activations of a deep model
 
@@ -49,8 +58,12 @@ class ExecutedNode:
     attributes: tuple[str, ...]
 
 
-def executed_kernels(model: Model) -> tuple[ExecutedNode, ...]:
+def executed_kernels(model: Model, config: Mapping[str, str] | None = None) -> tuple[ExecutedNode, ...]:
     """The nodes that onnxruntime executes for this model, in order, those of subgraphs after their parent.
+
+    Args:
+        model: As for `open_session`.
+        config: Session configuration entries, likewise.
 
     Raises UnsupportedModelError if onnxruntime does not load the model.
     """
@@ -60,6 +73,7 @@ def executed_kernels(model: Model) -> tuple[ExecutedNode, ...]:
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         # Weights go to a file of their own, which is never read.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        configure(options, config or {})
         create_session(model, options)
         optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return tuple(_executed(optimized.graph))
@@ -126,6 +140,11 @@ _EPILOGUE = frozenset(
         *("Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"),
     )
 )
+
+
+def kernel_kind(op_type: str) -> Kind | None:
+    """Integer, weight-only or float, for an executed operator that multiplies matrices; None for others."""
+    return _KERNELS[op_type][0] if op_type in _KERNELS else None
 
 
 def trace_layer(node: ir.Node) -> Layer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -60,10 +60,11 @@ def read_weights(node: ir.Node, record: Quantizer) -> Weights:
 def read_gemm(node: ir.Node, weight: Floats, bias: ir.Value | None, record: Quantizer) -> Weights:
     alpha = node.attributes.get_float("alpha", 1.0)
     if not node.attributes.get_int("transB", 0):
-        weight, record = np.ascontiguousarray(weight.T), transposed(record)
+        weight, record = np.ascontiguousarray(weight.T), record.transposed()
     if alpha != 1:
         low, high = (record.low, record.high) if alpha > 0 else (-record.high, -record.low)
-        record = Quantizer((record.step * np.float32(abs(alpha))).astype(np.float32), low, high, record.axis)
+        step = (record.step * np.float32(abs(alpha))).astype(np.float32)
+        record = replace(record, step=step, low=low, high=high)
     weight = weight * np.float32(alpha)
     units, numbers = weight.shape[0], None
     if bias is not None:
@@ -73,16 +74,11 @@ def read_gemm(node: ir.Node, weight: Floats, bias: ir.Value | None, record: Quan
     return Weights(weight, numbers, 0, per_unit(record, 0, units))
 
 
-def transposed(record: Quantizer) -> Quantizer:
-    axis = None if record.axis is None else 1 - record.axis
-    return Quantizer(record.step, record.low, record.high, axis)
-
-
 def per_unit(record: Quantizer, axis: int, units: int) -> Quantizer:
     """A quantizer with one step for the whole tensor, as one with equal steps along a dimension."""
     if record.axis is not None:
         return record
-    return Quantizer(np.broadcast_to(record.step, (units,)).copy(), record.low, record.high, axis)
+    return replace(record, step=np.broadcast_to(record.step, (units,)).copy(), axis=axis)
 
 
 def set_normal_form(node: ir.Node, weights: Weights) -> None:

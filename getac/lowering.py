@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union
 
 import onnx
 import onnx_ir as ir
 
-from getac.agreement import check_file_format
+from getac.agreement import Batch, check_file_format
 from getac.batches import fixed_batches, one_sample, open_calibration, verification_inputs
 from getac.calibration import CalibrationData, Source
-from getac.compression import Compressed, compress
+from getac.compression import Compressed, analysed, compress, runs_on_integers
 from getac.errors import OutputError, VerificationError
-from getac.measure import measure
+from getac.latency_budget import least_sparsity, predicted_ratio, tries_note
+from getac.measure import measure, measure_models
 from getac.onnx_graph.constants import check_weights
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.read import load
@@ -49,6 +51,11 @@ def lower(
     ranges: str = "minmax",
     weight_bits: int = 8,
     activation_bits: int = 8,
+    block: int | Literal["auto"] | None = "auto",
+    embedding_bits: int | None = 8,
+    target: str = "portable",
+    cost: PathLike | None = None,
+    latency_budget: float | None = None,
     bench: bool = True,
     keep: Sequence[str] = (),
     force: bool = False,
@@ -71,6 +78,15 @@ def lower(
         weight_bits: 2 to 8, of weights without quantizers of their own whose layers run on integers: also of
             those that `getac.prepare(..., weight_bits=None)` left floats behind quantized activations.
         activation_bits: 2 to 8, likewise.
+        block: How many inputs of a matrix share a step where activations stay floats: 16 to 256, a power of
+            two; None: a step per output unit; "auto": 32 with 4 bits or fewer, else None.
+        embedding_bits: 2 to 8, of tables without quantizers that rows are looked up in; None: floats.
+        target: Who loads the result. "portable": opset 21, which onnxruntime and OpenVINO run on integers.
+            "ort": onnxruntime alone; opset 25 where integers of 2 bits help, and less memory while it loads.
+        cost: What kernels take on the machine that matters, as `tools/measure_kernels.py` wrote it; None: the
+            table that ships with getac.
+        latency_budget: Instead of a sparsity: the least one whose latency, measured here, is at most this
+            part of the original's, in (0, 1).
         bench: Whether to measure latency.
         keep: Globs on parameter names: no unit of these is removed.
         force: Whether to write a result that does not verify.
@@ -88,6 +104,11 @@ def lower(
         ranges=ranges,
         weight_bits=weight_bits,
         activation_bits=activation_bits,
+        block=block,
+        embedding_bits=embedding_bits,
+        target=target,
+        cost=cost,
+        latency_budget=latency_budget,
         bench=bench,
         keep=keep,
         force=force,
@@ -106,7 +127,10 @@ def lower(
     check_weights(original)
     check_supported(original)
     data = open_calibration(original, calibration)
-    result, data = compress_on(original, data, source, how)
+    if how.latency_budget is None:
+        result, data = compress_on(original, data, source, how)
+    else:
+        result, data, how = compress_within_budget(original, data, source, how, how.latency_budget)
 
     how.step("verify")
     check_file_format(result.models.lowered)
@@ -169,6 +193,31 @@ def compress_on(
             raise
         data = fixed_batches(original, data, error)
     return compress(original, data, source, how), data
+
+
+def compress_within_budget(
+    original: ir.Model, data: CalibrationData | None, source: Path | None, how: Options, budget: float
+) -> tuple[Compressed, CalibrationData | None, Options]:
+    """Compresses a model at the least sparsity within a latency budget; also the options that this sets."""
+    how.step("predict")
+    state = analysed(original, data, how)
+    integer = runs_on_integers(state)
+
+    def attempt(sparsity: float) -> tuple[tuple[Compressed, CalibrationData | None], float]:
+        result, used = compress_on(original, data, source, replace(how, sparsity=sparsity))
+        how.step("measure")
+        return (result, used), measured_ratio(result, verification_inputs(result, used, how)[0])
+
+    found = least_sparsity(budget, attempt, predicted_ratio(state, how.multiple, integer, data))
+    result, used = found.result
+    note = tries_note(budget, found.tries, integer)
+    return replace(result, notes=[*result.notes, note]), used, replace(how, sparsity=found.sparsity)
+
+
+def measured_ratio(result: Compressed, batch: Batch) -> float:
+    """The latency of the result over that of the original, for one sample."""
+    latency, _ = measure_models(result.models, one_sample(result, batch))
+    return latency.after_ms / latency.before_ms
 
 
 def not_verified(verification: Verification) -> VerificationError:

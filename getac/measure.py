@@ -13,13 +13,16 @@ from getac.agreement import Batch
 from getac.axes.meter import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
 from getac.errors import UnsupportedModelError
 from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
+from getac.kernel_costs import CostTable
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.shapes import infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
+from getac.onnx_graph.storage import storage_of
 from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Refusal
 from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement, output_dimension
 from getac.plan import versions
+from getac.predictions import NOTHING, predict_layers
 from getac.quantizer import Quantizer
 from getac.report import Latency, LayerReport, Report, Totals
 from getac.runtime import measure_latency, open_session
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from getac.compression import Compressed
     from getac.options import Options
 
-__all__ = ["layer_bits", "measure"]
+__all__ = ["layer_bits", "measure", "parameter_bits"]
 
 INTEGER_BITS = 8
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -55,7 +58,7 @@ def measure(
     latency, hindered = measure_models(models, sample) if how.bench else (None, [])
     batch = batch_symbols(signature_of(models.original)) - state.bindings.keys()
     per_sample = {**result.sizes, **dict.fromkeys(batch, 1)}
-    layers = layer_reports(models, per_sample, result.bits, state.refusals, result.integer)
+    layers = layer_reports(models, per_sample, result.bits, state.refusals, result.integer, how.costs)
     return Report(
         source=str(source) if source else "a model in memory",
         output=None,
@@ -68,7 +71,8 @@ def measure(
         notes=[*result.notes, *hindered],
         layers=layers,
         before=totals(models.original, layers, file_bytes(models.original, source), after=False),
-        after=totals(models.lowered, layers, None, after=True),
+        after=totals(models.lowered, layers, None, after=True, parameters=models.sliced),
+        least_bytes=result.parameter_bits // 8,
         latency=latency,
         verification=verification,
         refusals=state.refusals,
@@ -83,6 +87,7 @@ def layer_reports(
     bits: Mapping[str, tuple[int, int]],
     refusals: Mapping[str, Sequence[Refusal]],
     integer: bool,
+    costs: CostTable,
 ) -> list[LayerReport]:
     """One row per layer of the sliced model.
 
@@ -91,6 +96,7 @@ def layer_reports(
         bits: Layer -> bits of its weight and of its input, where they are integers.
         refusals: What the passes left as it was.
         integer: Whether activations are quantized at all.
+        costs: What predictions are made with.
     """
     before, counted = multiplying_layers(models.original, sizes), multiplying_layers(models.sliced, sizes)
     nodes, sources = nodes_by_name(models.sliced), sources_of(models.sliced)
@@ -98,6 +104,10 @@ def layer_reports(
     after = {name: counted.get(name) or uncounted(nodes[name]) for name in rows_of}
     old, new = bytes_by_node(models.original.graph), bytes_by_node(models.lowered.graph)
     kernels = run_as(models.lowered)
+    predicted = predict_layers(models.sliced, sizes, kernels, bits, costs)
+    constant = sources_of(models.lowered)
+    lowered = {name: node for name, node in nodes_by_name(models.lowered).items() if len(node.inputs) > 1}
+    storage = {name: storage_of(node) for name, node in lowered.items() if node.inputs[1] in constant}
     reasons = {one.where: one.reason for many in refusals.values() for one in many}
     rows = []
     for name, layer in after.items():
@@ -124,12 +134,15 @@ def layer_reports(
                 activation_bits=activation_bits,
                 bytes_before=old.get(name, 0),
                 bytes=new.get(name, 0),
+                storage=storage.get(name, ""),
                 macs_before=first.cost.macs,
                 macs=layer.cost.macs,
                 bops_before=first.cost.bops,
                 bops=bit_operations(layer.cost.macs, weight_bits, activation_bits),
                 kernel=str(kernel) if kernel else "unknown",
                 reason="; ".join(filter(None, why)),
+                strategy=predicted.get(name, NOTHING).strategy,
+                predicted_ms=predicted.get(name, NOTHING).ms,
             )
         )
     return rows
@@ -199,8 +212,15 @@ def also_cast(layer: Layer) -> Layer:
     return replace(layer, results=(*layer.results, *cast))
 
 
-def totals(model: ir.Model, layers: Sequence[LayerReport], size: int | None, after: bool) -> Totals:
-    tensors = [value.const_value for value in model.graph.initializers.values()]
+def totals(
+    model: ir.Model,
+    layers: Sequence[LayerReport],
+    size: int | None,
+    after: bool,
+    parameters: ir.Model | None = None,
+) -> Totals:
+    """Sums over a model; `parameters`: where they are counted, if the model has several to a byte."""
+    tensors = [value.const_value for value in (parameters or model).graph.initializers.values()]
     return Totals(
         parameters=sum(t.size for t in tensors if t is not None),
         weight_bytes=bytes_stored(model.graph),
@@ -249,3 +269,13 @@ def layer_bits(
             x.bits if runs and x is not None else FLOAT_BITS,
         )
     return bits
+
+
+def parameter_bits(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]) -> int:
+    """Bits of all stored tensors: as many as their quantizers have, or their type."""
+    total = 0
+    for value in graph.initializers.values():
+        record, tensor = quantizers.get(value), value.const_value
+        if tensor is not None:
+            total += tensor.size * (record.bits if record is not None else tensor.dtype.bitwidth)
+    return total

@@ -57,7 +57,7 @@ def shortfall(analysis: Analysis, choice: Choice, how: Options, integer: bool) -
     reasons = [f"{choice.units} units are open to removal"]
     if analysis.frozen and choice.sparsity < how.share:
         reasons.append(f"{len(analysis.frozen)} axes are frozen (getac inspect says why)")
-    coarse = sorted({m for m in unit_multiples(analysis, how.multiple, integer).values() if m > 1})
+    coarse = sorted({m for m in unit_multiples(analysis, how.multiple, integer, how.costs).values() if m > 1})
     if coarse:
         multiples = ", ".join(map(str, coarse))
         reasons.append(f"a class keeps a multiple of {multiples} units (--align 1 lifts that)")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Literal
 
 from getac.errors import OptionError
-from getac.passes import ChooseUnits, Pass, Pipeline, Progress, State, quantizing_passes
+from getac.kernel_costs import CostTable, default_table, read_table
+from getac.passes import (
+    ChooseUnits,
+    Pass,
+    Pipeline,
+    Progress,
+    State,
+    integer_passes,
+    quantizing_passes,
+    weight_only_passes,
+)
 from getac.pipeline import Announcer
 
 __all__ = ["Options"]
@@ -24,6 +36,12 @@ class Options:
         ranges: How activation ranges are estimated: "minmax", "percentile" or "mse".
         weight_bits: 2 to 8, where the model has no quantizers of its own.
         activation_bits: 2 to 8, likewise.
+        block: How many inputs of a matrix share a step where activations stay floats: 16 to 256, a power of
+            two; None: a step per output unit; "auto": 32 with 4 bits or fewer, else None.
+        embedding_bits: 2 to 8, of tables without quantizers that rows are looked up in; None: floats.
+        target: Who loads the result: "portable" (opset 21), or "ort" (onnxruntime alone).
+        cost: A file of kernel times (`tools/measure_kernels.py`); None: the table that ships with getac.
+        latency_budget: Picks the least sparsity whose latency is this part of the original's, in (0, 1).
         bench: Whether to measure latency.
         keep: Globs on parameter names: no unit of these is removed.
         force: Whether to write a result that does not verify.
@@ -37,6 +55,11 @@ class Options:
     ranges: str = "minmax"
     weight_bits: int = 8
     activation_bits: int = 8
+    block: int | Literal["auto"] | None = "auto"
+    embedding_bits: int | None = 8
+    target: str = "portable"
+    cost: str | os.PathLike[str] | None = None
+    latency_budget: float | None = None
     bench: bool = True
     keep: Sequence[str] = ()
     force: bool = False
@@ -54,14 +77,27 @@ class Options:
         """The multiple of channels; None: what each layer's kernel likes."""
         return None if self.align == "auto" else int(self.align)
 
+    @cached_property
+    def costs(self) -> CostTable:
+        """What kernels take."""
+        return default_table() if self.cost is None else read_table(self.cost)
+
     def choose_units(self, integer: bool) -> ChooseUnits:
         return ChooseUnits(sparsity=self.share, align=self.multiple, integer=integer)
 
     def quantizing_passes(self, integer: bool) -> tuple[Pass, ...]:
-        weights, calibrate = quantizing_passes(
-            self.ranges, self.weight_bits, self.activation_bits, self.on_sample
+        *weights, calibrate = quantizing_passes(
+            self.ranges,
+            self.weight_bits,
+            self.activation_bits,
+            self.on_sample,
+            self.block,
+            self.embedding_bits,
         )
-        return (weights, calibrate) if integer else (weights,)
+        return (*weights, calibrate) if integer else tuple(weights)
+
+    def lowering_passes(self, integer: bool) -> tuple[Pass, ...]:
+        return integer_passes(self.target) if integer else weight_only_passes(self.target)
 
     def check(self) -> None:
         """Refuses values of other types, or outside their domain, before anything is read.
@@ -69,17 +105,39 @@ class Options:
         Raises:
             OptionError: As it says.
         """
-        check_number("sparsity", self.sparsity, Real, "a number in [0, 1), or auto", auto=True)
-        check_number("align", self.align, Integral, "a whole number, or auto", auto=True)
+        check_number("sparsity", self.sparsity, Real, "a number in [0, 1), or auto", others=("auto",))
+        check_number("align", self.align, Integral, "a whole number, or auto", others=("auto",))
         check_number("weight_bits", self.weight_bits, Integral, "2 to 8")
         check_number("activation_bits", self.activation_bits, Integral, "2 to 8")
+        check_number("block", self.block, Integral, "16 to 256, None or auto", others=("auto", None))
+        check_number("embedding_bits", self.embedding_bits, Integral, "2 to 8, or None", others=(None,))
         check_number("seed", self.seed, Integral, "a whole number")
         if isinstance(self.keep, str) or not all(isinstance(glob, str) for glob in self.keep):
             raise OptionError(
                 "keep is a sequence of globs", required='such as keep=["layer4.*"]', found=repr(self.keep)
             )
+        self.check_budget()
+        assert self.costs  # a file that is no table is refused here
         self.choose_units(integer=True)  # the passes know their domains
         self.quantizing_passes(integer=True)
+        self.lowering_passes(integer=True)
+
+    def check_budget(self) -> None:
+        check_number("latency_budget", self.latency_budget, Real, "a number in (0, 1)", others=(None,))
+        if self.latency_budget is None:
+            return
+        if not 0 < self.latency_budget < 1:
+            raise OptionError(
+                "the latency budget is a part of the original's latency",
+                required="a number in (0, 1)",
+                found=str(self.latency_budget),
+            )
+        if self.sparsity != "auto":
+            raise OptionError(
+                "a latency budget picks the sparsity; both were given",
+                required="one of them",
+                found=f"sparsity {self.sparsity}, latency budget {self.latency_budget}",
+            )
 
     def step(self, name: str) -> None:
         if self.on_step:
@@ -89,8 +147,10 @@ class Options:
         Pipeline(passes, watchers=[Announcer(self.step)]).run(state)
 
 
-def check_number(name: str, value: object, kind: type, required: str, auto: bool = False) -> None:
-    if auto and isinstance(value, str) and value == "auto":
+def check_number(
+    name: str, value: object, kind: type, required: str, others: tuple[str | None, ...] = ()
+) -> None:
+    if (value is None or isinstance(value, str)) and value in others:
         return
     if not isinstance(value, kind) or isinstance(value, bool):
         raise OptionError(f"{name} has a value of another type", required=required, found=repr(value))

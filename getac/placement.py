@@ -5,7 +5,7 @@ What onnxruntime's CPU kernels need (measured with 1.31):
 - Conv runs on integers if its input and its output are quantized; Gemm and MatMul (constant weight) if
   their input is. Their outputs are quantized where the next operator runs on integers too.
 - Some operators then stay integer at any scales (`ANY_SCALE`), some only if they hand the quantizer of
-  their input on unchanged (`SAME_SCALE`, and a Concat of parts of one value). All others read and write
+  their input on unchanged (`hands_scale_on`, and a Concat of parts of one value). All others read and write
   floats.
 - A Relu, or a Clip, in front of a quantizer that clips as much is absorbed by it.
 """
@@ -14,33 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 
-from getac.layers import is_row
-from getac.onnx_graph.edit import array_of, is_stored
+from getac.clipping import CLIPPING, carrier, clipping_bounds, implies
+from getac.integer_layers import is_layer, output_dimension, too_wide, why_not_integer
+from getac.integer_operators import (
+    ANY_SCALE,
+    BETWEEN_OWN,
+    LAYERS,
+    NO_INTEGER_KERNEL,
+    hands_scale_on,
+)
+from getac.onnx_graph.edit import is_stored
 from getac.quantizer import Quantizer
 
-__all__ = ["LAYERS", "NO_INTEGER_KERNEL", "Placement", "place"]
+__all__ = ["LAYERS", "NO_INTEGER_KERNEL", "Placement", "is_layer", "output_dimension", "place"]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-NO_INTEGER_KERNEL = ("ConvTranspose",)
-ANY_SCALE = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
-SAME_SCALE = (
-    "MaxPool",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Transpose",
-    "Slice",
-    "Split",
-    "DepthToSpace",
-    "SpaceToDepth",  # has no kernel for integers: it runs in floats, between pairs of one scale
-)
-CLIPPING = ("Relu", "Clip", "Identity")  # what a quantizer behind it may do as well
-MAX_BITS = 8
+NOTHING: Mapping[ir.Node, str] = MappingProxyType({})
 UNCALIBRATED = "no quantizers for its activations, and no calibration data"
 UNROUNDED = "no quantizer for its output, and no calibration data"
 
@@ -79,19 +72,20 @@ class Placement:
         return node is not None and node in self.integer and node.op_type not in ("Gemm", "MatMul")
 
 
-def is_layer(node: ir.Node) -> bool:
-    """Whether the node has weights of its own, as opposed to a product of two activations."""
-    return node.op_type in LAYERS and node.domain in ("", "ai.onnx") and is_stored(node.inputs[1])
-
-
-def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer], calibrated: bool = True) -> Placement:
+def place(
+    graph: ir.Graph,
+    quantizers: Mapping[ir.Value, Quantizer],
+    calibrated: bool = True,
+    floats: Mapping[ir.Node, str] = NOTHING,
+) -> Placement:
     """Decides from the graph's structure and the quantizers that are there already; reads no weights.
 
     Args:
         calibrated: Whether there is data, or has been, for activations without a quantizer; otherwise nodes
             that need one of those stay in floats.
+        floats: Layers that stay in floats by choice -> why.
     """
-    excluded: dict[ir.Node, str] = {}
+    excluded = dict(floats)
     while True:
         placement = place_all_but(excluded, graph, quantizers)
         missing = {v for v in placement.values if placement.source(v) not in quantizers}
@@ -105,7 +99,7 @@ def place(graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer], calibrated:
 def place_all_but(
     excluded: Mapping[ir.Node, str], graph: ir.Graph, quantizers: Mapping[ir.Value, Quantizer]
 ) -> Placement:
-    """The placement in which some nodes stay in floats, for want of data, with what they lack."""
+    """The placement in which some nodes stay in floats, with what they lack or why they shall."""
     placement = Placement()
     # What is quantized already, and what a layer wants on integers.
     available: set[ir.Value | None] = {
@@ -128,69 +122,16 @@ def place_all_but(
         if hands_on(node, placement, available, quantizers):
             placement.same_as.update(dict.fromkeys(node.outputs, node.inputs[0]))  # type: ignore[arg-type]
             placement.sharing.add(node)
-        elif not stays_integer(node, available, quantizers):
+        elif not stays_integer(node, placement, available, quantizers):
             continue
         placement.integer.add(node)
         available.update(quantized_by(node, placement, quantizers))
     drop_unused(graph, placement, quantizers)
+    for node in graph:
+        if node.op_type == "Concat" and node in placement.integer - placement.sharing:
+            round_as_whole(node, placement, quantizers)
     collect_values(graph, placement, quantizers)
     return placement
-
-
-def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> str | None:
-    """Why a layer cannot run on integers; None if it can."""
-    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    assert weight is not None and weight.shape is not None and node.inputs[0] is not None
-    if node.op_type in NO_INTEGER_KERNEL:
-        return f"onnxruntime has no integer kernel for {node.op_type}"
-    if weight.dtype is not ir.DataType.FLOAT:
-        return f"its weights are {weight.dtype.name if weight.dtype else 'of unknown type'}, not float32"
-    if bias is not None and not is_stored(bias):
-        return "its bias is computed when the graph runs"
-    units = weight.shape.numpy()[output_dimension(node)]
-    if node.op_type == "Gemm" and bias is not None and not is_row(bias, units):
-        return "its bias differs between samples"
-    if is_stored(node.inputs[0]):
-        return "its input is a constant"
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
-        return "its input is transposed (transA)"
-    if node.op_type == "MatMul" and len(weight.shape) != 2:
-        return "its weight is not a matrix"
-    for value in (weight, node.inputs[0], carrier(node, quantizers)):
-        if too_wide(value, quantizers):
-            return (
-                f"{value.name} has {quantizers[value].bits} bits, and integer kernels take at most {MAX_BITS}"
-            )
-    if weight in quantizers and quantizers[weight].axis not in (None, output_dimension(node)):
-        return "its weight has a scale per input channel"
-    return None
-
-
-def too_wide(value: ir.Value | None, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
-    return value is not None and value in quantizers and quantizers[value].bits > MAX_BITS
-
-
-def output_dimension(node: ir.Node) -> int:
-    """The dimension of a layer's weight that its output units lie in (groups aside)."""
-    weight = node.inputs[1]
-    assert weight is not None and weight.shape is not None
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, len(weight.shape) - 1)
-
-
-def carrier(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> ir.Value:
-    """The value whose quantizer a node writes to: its output, after clipping nodes that alone read it.
-
-    A value that has a quantizer already is where it ends: what is behind it reads rounded numbers.
-    """
-    output = node.outputs[0]
-    while not (output.is_graph_output() or output in quantizers):
-        users = [user for user, _ in output.uses()]
-        if len(users) != 1 or users[0].op_type not in CLIPPING or users[0].inputs[0] is not output:
-            break
-        output = users[0].outputs[0]
-    return output
 
 
 def hands_on(
@@ -200,7 +141,7 @@ def hands_on(
     quantizers: Mapping[ir.Value, Quantizer],
 ) -> bool:
     """Whether an operator can run on integers because its results have the quantizer of its input."""
-    if node.op_type not in SAME_SCALE and not joins_parts(node, placement):
+    if not hands_scale_on(node) and not joins_parts(node, placement):
         return False
     origin = origin_of(node, placement)
     return available.issuperset(data_of(node)) and all(
@@ -225,13 +166,45 @@ def origin_of(node: ir.Node, placement: Placement) -> ir.Value:
 
 
 def stays_integer(
-    node: ir.Node, available: set[ir.Value | None], quantizers: Mapping[ir.Value, Quantizer]
+    node: ir.Node,
+    placement: Placement,
+    available: set[ir.Value | None],
+    quantizers: Mapping[ir.Value, Quantizer],
 ) -> bool:
     """Whether an operator between quantized values can run on integers, with a quantizer for its result."""
-    if node.op_type not in ANY_SCALE:
+    output = carrier(node, quantizers)
+    if node.op_type in BETWEEN_OWN:
+        own = [placement.source(x) for x in node.inputs if x is not None]
+        own += [output] if node.op_type == "Softmax" else []  # a product may write floats
+        if not quantizers.keys() >= set(own):
+            return False
+    elif node.op_type not in ANY_SCALE:
         return False
     inputs = all(value in available and not is_stored(value) for value in node.inputs)
-    return inputs and not too_wide(carrier(node, quantizers), quantizers)
+    return inputs and not too_wide(output, quantizers)
+
+
+def round_as_whole(concat: ir.Node, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
+    """The parts that a Concat alone reads share the quantizer of the whole.
+
+    They are rounded once then instead of twice, and onnxruntime copies them instead of looking up each
+    number: 1.2 to 1.5 times the speed of four 1x1 convolutions and their Concat.
+    """
+    whole = carrier(concat, quantizers)
+    bounds = {x: clipped_to(x) for x in concat.inputs if x is not None}
+    record = quantizers.get(whole)
+    for part, (low, high) in bounds.items():
+        own = part in quantizers or part in placement.same_as or part.is_graph_output()
+        widest = (min(least for least, _ in bounds.values()), max(most for _, most in bounds.values()))
+        clipped = (low, high) == widest if record is None else implies(record, low, high)
+        if not own and clipped and len(part.uses()) == 1 and part.producer() is not None:
+            placement.same_as[part] = whole
+
+
+def clipped_to(value: ir.Value) -> tuple[float, float]:
+    """Between which bounds a clipping node leaves a value, where it is one that makes it."""
+    node = value.producer()
+    return clipping_bounds(node) if node is not None and node.op_type in CLIPPING else (-np.inf, np.inf)
 
 
 def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value, y: ir.Value) -> bool:
@@ -245,13 +218,18 @@ def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value, y: ir.Value) ->
 def drop_unused(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
     """Operators between layers go back to floats where nothing behind them runs on integers."""
     for node in reversed(list(graph)):
-        if node not in placement.integer or is_layer(node):
+        if node not in placement.integer or is_product(node):
             continue
         outputs = node.outputs if node in placement.sharing else [carrier(node, quantizers)]
         if not any(user in placement.integer for output in outputs for user, _ in output.uses()):
             placement.integer.discard(node)
             for output in node.outputs:
                 placement.same_as.pop(output, None)
+
+
+def is_product(node: ir.Node) -> bool:
+    """Whether a node multiplies by weights, or is the matrix product of two activations."""
+    return is_layer(node) or node.op_type == "MatMul"
 
 
 def quantized_by(
@@ -264,10 +242,9 @@ def quantized_by(
     output = carrier(node, quantizers)
     if node in placement.sharing:
         return [*data_of(node), *node.outputs]
-    if not is_layer(node):
-        return [*node.inputs, output]
-    writes = node.op_type == "Conv" or output in quantizers
-    return [node.inputs[0], output] if writes else [node.inputs[0]]
+    inputs = node.inputs[:1] if is_layer(node) else node.inputs
+    writes = not is_product(node) or node.op_type == "Conv" or output in quantizers
+    return [*inputs, output] if writes else [*inputs]
 
 
 def collect_values(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
@@ -292,20 +269,4 @@ def is_absorbed(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Valu
     record = quantizers.get(placement.source(end))
     if record is None:
         return True  # it will be calibrated behind the clipping
-    low, high = clipping_bounds(node)
-    step = float(record.step)
-    tolerance = 0.501 * step  # a bound is rounded like any number: to an integer at most half a step away
-    return step * record.low >= low - tolerance and step * record.high <= high + tolerance
-
-
-def clipping_bounds(node: ir.Node) -> tuple[float, float]:
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type == "Identity":
-        return -np.inf, np.inf
-    bounds = [-np.inf, np.inf]
-    for index in (1, 2):
-        value = node.inputs[index] if len(node.inputs) > index else None
-        if value is not None:
-            bounds[index - 1] = float(array_of(value)) if is_stored(value) else np.nan
-    return bounds[0], bounds[1]
+    return implies(record, *clipping_bounds(node))

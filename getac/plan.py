@@ -65,6 +65,7 @@ def quantizer_entry(quantizer: Quantizer) -> dict[str, Any]:
         "low": quantizer.low,
         "high": quantizer.high,
         "axis": quantizer.axis,
+        "block": quantizer.block,
         "step": quantizer.step.tolist(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,16 +25,20 @@ class Quantizer:
     integers are stored (which zero point, which type) is the writer's choice and not part of the record.
 
     Args:
-        step: d, the distance of two lattice points: shape () or, with `axis`, (size of that axis,). Positive.
+        step: d, the distance of two lattice points, positive. Shape () for the whole tensor; (size of the
+            axis,) with `axis`; with `block` that of the tensor, `axis` counting blocks.
         low: The least integer.
         high: The greatest integer.
-        axis: The dimension that has a step of its own per index; None: one step for the whole tensor.
+        axis: The dimension that has a step of its own per index, or per block; None: one for all.
+        block: How many indices of `axis` share a step (the last block may be shorter), and nothing else
+            does: all other dimensions have one per index. None: `axis` is the only dimension with steps.
     """
 
     step: Floats
     low: int
     high: int
     axis: int | None = None
+    block: int | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.step).all() and (self.step > 0).all()):
@@ -46,11 +51,14 @@ class Quantizer:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Quantizer):
             return NotImplemented
-        mine, others = (self.low, self.high, self.axis), (other.low, other.high, other.axis)
-        return mine == others and np.array_equal(self.step, other.step)
+        return self._numbers == other._numbers and np.array_equal(self.step, other.step)
 
     def __hash__(self) -> int:
-        return hash((self.low, self.high, self.axis, self.step.tobytes()))
+        return hash((*self._numbers, self.step.tobytes()))
+
+    @property
+    def _numbers(self) -> tuple[int, int, int | None, int | None]:
+        return self.low, self.high, self.axis, self.block
 
     @property
     def bits(self) -> int:
@@ -61,26 +69,52 @@ class Quantizer:
     def signed(self) -> bool:
         return self.low < 0
 
-    def steps_for(self, rank: int) -> Floats:
-        """The steps, shaped to broadcast against a tensor of the given rank."""
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether there are as many steps as a tensor of the given shape needs."""
+        if self.axis is None:
+            return self.step.shape == ()
+        if self.block is None:
+            return self.axis < len(shape) and self.step.shape == (shape[self.axis],)
+        blocks = [-(-n // self.block) if i == self.axis else n for i, n in enumerate(shape)]
+        return self.step.shape == tuple(blocks)
+
+    def steps_for(self, shape: Sequence[int]) -> Floats:
+        """The steps, shaped to broadcast against a tensor of the given shape."""
         if self.axis is None:
             return self.step
-        return self.step.reshape([-1 if i == self.axis else 1 for i in range(rank)])
+        if self.block is not None:
+            repeated = np.repeat(self.step, self.block, axis=self.axis)
+            return repeated.take(range(shape[self.axis]), axis=self.axis)
+        return self.step.reshape([-1 if i == self.axis else 1 for i in range(len(shape))])
 
     def integers(self, x: Floats) -> npt.NDArray[np.int32]:
         """round(x / step), clipped to the lattice."""
         with np.errstate(over="ignore"):  # a quotient beyond float32 is clipped like any other
-            scaled = np.rint(x / self.steps_for(x.ndim))
+            scaled = np.rint(x / self.steps_for(x.shape))
         integers: npt.NDArray[np.int32] = np.clip(scaled, self.low, self.high).astype(np.int32)
         return integers
 
     def quantize(self, x: Floats) -> Floats:
         """x_Q, in float32."""
-        return self.integers(x).astype(np.float32) * self.steps_for(x.ndim)
+        return self.integers(x).astype(np.float32) * self.steps_for(x.shape)
 
     def take(self, kept: npt.NDArray[np.bool_], dimension: int) -> Quantizer:
-        """The quantizer of a tensor that keeps the marked indices of one of its dimensions."""
-        return replace(self, step=self.step[kept]) if self.axis == dimension else self
+        """The quantizer of a tensor that keeps the marked indices of one of its dimensions.
+
+        Blocks that lose indices unevenly are made of smaller ones that share a step: of 1 in the end.
+        """
+        if self.block is None:
+            return replace(self, step=self.step[kept]) if self.axis == dimension else self
+        if self.axis != dimension:
+            return replace(self, step=np.compress(kept, self.step, axis=dimension))
+        owners = np.flatnonzero(kept) // self.block
+        block = next(size for size in divisors(self.block) if all_alike(owners, size))
+        return replace(self, step=self.step.take(owners[::block], axis=dimension), block=block)
+
+    def transposed(self) -> Quantizer:
+        """The quantizer of the transposed matrix."""
+        axis = None if self.axis is None else 1 - self.axis
+        return replace(self, axis=axis, step=self.step.T)
 
     @classmethod
     def symmetric(cls, maximum: npt.NDArray[np.generic], bits: int, axis: int | None = None) -> Quantizer:
@@ -118,6 +152,17 @@ class Quantizer:
             step = np.float32(1)
         zero_point = int(np.clip(np.rint(-lowest / float(step)), 0, levels))
         return cls(np.asarray(step, dtype=np.float32), -zero_point, levels - zero_point)
+
+
+def divisors(number: int) -> list[int]:
+    """The greatest first."""
+    return [size for size in range(number, 0, -1) if number % size == 0]
+
+
+def all_alike(numbers: npt.NDArray[np.intp], size: int) -> bool:
+    """Whether each run of `size` numbers, the last one cut short, is one number throughout."""
+    first = np.repeat(numbers[::size], size)[: numbers.size]
+    return bool((first == numbers).all())
 
 
 def check_bits(bits: int, least: int) -> None:

@@ -23,6 +23,9 @@ class LayerReport:
         kernel: What onnxruntime runs it as: integer, weight-only, float or unknown, and its operator.
         reason: Why it does not run on integers; empty if it does.
         bytes_before: Weight, bias and scales in the file.
+        strategy: How it is run, with the time of the other type, by the cost table.
+        predicted_ms: That time of one sample; None where its shape or kernel is unknown.
+        storage: What the weight is in the file: a type, digits in bytes ("4-bit"), or parts of several.
     """
 
     name: str
@@ -35,12 +38,15 @@ class LayerReport:
     activation_bits: int
     bytes_before: int
     bytes: int
+    storage: str
     macs_before: int
     macs: int
     bops_before: int
     bops: int
     kernel: str
     reason: str
+    strategy: str
+    predicted_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Report:
         sparsity_requested: None: the units that were zero already.
         sparsity: The share of units that was removed.
         calibrated: Whether activations have quantizers; without, only weights are integers.
+        least_bytes: What the parameters take with no bit more than their quantizers say; floats 4 bytes.
         sizes: Symbolic dimension -> the size at which MACs, BOPs and latency were taken.
         notes: What a reader should know before trusting the numbers.
         refusals: Pass -> what it left as it was, and why.
@@ -100,11 +107,18 @@ class Report:
     layers: Sequence[LayerReport]
     before: Totals
     after: Totals
+    least_bytes: int
     latency: Latency | None
     verification: Verification
     refusals: Mapping[str, Sequence[Refusal]]
     passes: Sequence[PassRecord]
     versions: Mapping[str, str]
+
+    @property
+    def storage_ratio(self) -> float | None:
+        """Bytes of the file for each byte that the bits of the parameters need; None without a file."""
+        size = self.after.file_bytes
+        return None if size is None or not self.least_bytes else size / self.least_bytes
 
     def written_to(self, output: str | os.PathLike[str], files: Sequence[Path]) -> Report:
         """The report on a result that lies in these files by now."""
@@ -115,6 +129,7 @@ class Report:
         content: dict[str, Any] = asdict(self)
         if self.latency is not None:
             content["latency"]["ratio"] = self.latency.ratio
+        content["storage_ratio"] = self.storage_ratio
         content["verification"]["passed"] = self.verification.passed
         return json.dumps(finite_or_null(content), indent=1)
 

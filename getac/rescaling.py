@@ -39,7 +39,7 @@ def rescaled(
             of the weight cannot tell the integers apart.
     """
     with np.errstate(over="ignore", under="ignore"):
-        steps = (np.abs(factors) * record.steps_for(weight.ndim).astype(np.float64)).astype(np.float32)
+        steps = (np.abs(factors) * record.steps_for(weight.shape).astype(np.float64)).astype(np.float32)
     if not np.isfinite(steps).all():
         raise Unscalable("its steps would not be finite")
     integers = record.integers(weight.astype(np.float32)) * np.sign(factors).astype(np.int32)
@@ -52,7 +52,7 @@ def rescaled(
     step, axis = along_one(np.where(steps == 0, np.float32(1), steps), weight.shape, axes)
     new = replace(record, step=step, axis=axis)
     with np.errstate(over="ignore", under="ignore"):
-        product = (integers.astype(np.float32) * new.steps_for(weight.ndim)).astype(weight.dtype)
+        product = (integers.astype(np.float32) * new.steps_for(weight.shape)).astype(weight.dtype)
         if not np.array_equal(new.integers(product.astype(np.float32)), integers):
             raise Unscalable(f"{weight.dtype} cannot hold its integers times their new steps")
     return product, new

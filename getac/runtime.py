@@ -6,7 +6,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from getac.errors import GetacError, UnsupportedModelError
+from getac.errors import GetacError, OptionError, UnsupportedModelError
 
 __all__ = [
     "measure_latency",
+    "median_times",
     "open_session",
     "run",
     "with_outputs",
@@ -40,7 +42,12 @@ _FAILURES: tuple[type[Exception], ...] = (
 
 
 def open_session(
-    model: Model, *, threads: int = 1, optimize: bool = True, outputs: Iterable[str] | None = None
+    model: Model,
+    *,
+    threads: int = 1,
+    optimize: bool = True,
+    outputs: Iterable[str] | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """Opens a CPU session for a model in memory, serialized, or on disk.
 
@@ -51,9 +58,11 @@ def open_session(
         threads: Threads inside an operator. With 1, everything runs in the calling thread.
         optimize: Whether onnxruntime may rewrite the graph; without, each node runs as written.
         outputs: Names of inner values to return as well; for an `ir.Model` only.
+        config: onnxruntime's session configuration entries; it ignores those that it does not know.
 
     Raises:
         UnsupportedModelError: onnxruntime does not load the model.
+        OptionError: onnxruntime does not take an entry of `config`.
         GetacError: A value in `outputs` does not exist.
     """
     if outputs is not None:
@@ -64,7 +73,21 @@ def open_session(
     options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    configure(options, config or {})
     return create_session(model, options)
+
+
+def configure(options: ort.SessionOptions, config: Mapping[str, str]) -> None:
+    """Adds configuration entries; raises OptionError for one that onnxruntime does not take."""
+    for key, value in config.items():
+        try:
+            options.add_session_config_entry(key, value)
+        except _FAILURES as error:
+            raise OptionError(
+                "onnxruntime does not take this session option",
+                where=f"{key}={value}",
+                found=_first_line(error),
+            ) from error
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -116,18 +139,37 @@ def measure_latency(
         min_rounds: How often each one runs at least.
         budget_s: Wall time after which no new round starts.
     """
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for session in sessions.values():
+    tasks = {name: partial(run, session, feeds) for name, session in sessions.items()}
+    return median_times(tasks, min_rounds=min_rounds, budget_s=budget_s)
+
+
+def median_times(
+    tasks: Mapping[str, Callable[[], object]],
+    *,
+    clock: Callable[[], float] = time.thread_time,
+    min_rounds: int = 10,
+    budget_s: float = 3.0,
+) -> dict[str, float]:
+    """The median time in milliseconds that each task takes, interleaved as in `measure_latency`.
+
+    Args:
+        tasks: What to time, by name.
+        clock: In seconds: CPU time of the calling thread, or `time.perf_counter` where several threads work.
+        min_rounds: How often each one runs at least.
+        budget_s: Wall time after which no new round starts.
+    """
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for task in tasks.values():
         for _ in range(_WARM_UPS):
-            run(session, feeds)
+            task()
     end = time.monotonic() + budget_s
     for done in range(max(min_rounds, _MAX_ROUNDS)):
         if done >= min_rounds and time.monotonic() > end:
             break
-        for name, session in sessions.items():
-            start = time.thread_time()
-            run(session, feeds)
-            times[name].append(1e3 * (time.thread_time() - start))
+        for name, task in tasks.items():
+            start = clock()
+            task()
+            times[name].append(1e3 * (clock() - start))
     return {name: statistics.median(series) for name, series in times.items()}
 
 

@@ -26,7 +26,7 @@ def report_tables(report: Report) -> RenderableType:
 
 
 def layer_table(layers: Sequence[LayerReport]) -> Table:
-    table = plain_table("layer", "in", "out", "MACs", "bytes", "bits", "runs as")
+    table = plain_table("layer", "in", "out", "MACs", "bytes", "bits", "stored as", "ms", "runs as")
     for row in layers:
         runs_as = row.kernel + (f": {row.reason}" if row.reason else "")
         add_row(
@@ -37,6 +37,8 @@ def layer_table(layers: Sequence[LayerReport]) -> Table:
             change(row.macs_before, row.macs, count),
             change(row.bytes_before, row.bytes, count),
             f"{row.weight_bits}/{row.activation_bits}",
+            row.storage,
+            "" if row.predicted_ms is None else f"{row.predicted_ms:.2g}",
             runs_as,
         )
     return table
@@ -70,6 +72,8 @@ def notes(report: Report) -> Iterator[Text]:
     yield Text(f"removed {report.units_removed} of {report.units} units ({report.sparsity:.0%})")
     integer = sum(row.kernel.startswith("integer") for row in report.layers)
     yield Text(f"{integer} of {len(report.layers)} layers run as integer kernels")
+    if report.storage_ratio is not None:
+        yield Text(f"the file takes {report.storage_ratio:.2f} bytes for 8 bits of parameters")
     for note in report.notes:
         yield Text(note, style="yellow")
     if not report.calibrated:

@@ -5,22 +5,31 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BIAS_LIMIT", "bias_integers", "floored_steps", "spare_bits"]
+__all__ = ["BIAS_LIMIT", "PAIR_LIMIT", "bias_integers", "floored_steps", "spare_bits"]
 
 Floats = npt.NDArray[np.float32]
 
 BIAS_LIMIT = 2**30
 """Half of what an INT32 accumulator holds: the other half is left to the sum of products."""
 
+PAIR_LIMIT = 2**15 - 1
+"""The greatest INT16. CPUs with AVX2 or AVX512 but without VNNI add products of UINT8 and INT8 in pairs in
+one, and cut what does not fit. 8-bit weights and activations take that risk on such a CPU.
+"""
+
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def spare_bits(low: int, high: int) -> int:
-    """The greatest m for which low 2^m and high 2^m are INT8; 0 where they are not even without."""
-    m = 0
-    while low << (m + 1) >= -128 and high << (m + 1) <= 127 and m < 7:
-        m += 1
-    return m
+def spare_bits(low: int, high: int, activation: int = 255) -> int:
+    """The greatest m for which weights from low 2^m to high 2^m are INT8 and safe on any CPU; at least 0.
+
+    Safe: two products with the activation fit PAIR_LIMIT.
+
+    Args:
+        activation: The greatest integer that a weight is multiplied by.
+    """
+    greatest = min(127, PAIR_LIMIT // (2 * max(activation, 1)))
+    return max((greatest // max(-low, high, 1)).bit_length() - 1, 0)
 
 
 def floored_steps(steps: Floats, bias: Floats | None, input_step: float) -> Floats:

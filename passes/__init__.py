@@ -6,7 +6,10 @@ from typing import Literal
 
 from getac.axes.wishes import NO_WISHES, Wishes
 from getac.passes.calibrate import Calibrate, Progress
+from getac.passes.choose_strategies import ChooseStrategies
 from getac.passes.choose_units import ChooseUnits
+from getac.passes.drop_dynamic_quantizers import DropDynamicQuantizers
+from getac.passes.expand_qoperators import ExpandQOperators
 from getac.passes.fold_batch_norm import FoldBatchNorm
 from getac.passes.fold_constants import FoldConstants
 from getac.passes.fold_quantizers import FoldQuantizers
@@ -15,6 +18,7 @@ from getac.passes.infer_shapes import InferShapes
 from getac.passes.lower_integers import LowerIntegers
 from getac.passes.matmul_to_gemm import MatMulToGemm
 from getac.passes.name_squeezed import NameSqueezed
+from getac.passes.pack_weights import PackWeights
 from getac.passes.quantize_embeddings import QuantizeEmbeddings
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.remove_dead import RemoveDead
@@ -25,12 +29,16 @@ from getac.passes.spell_quantizers import SpellQuantizers
 from getac.passes.split_sequences import SplitSequences
 from getac.passes.store_embeddings import StoreEmbeddings
 from getac.passes.store_weights import StoreWeights
+from getac.passes.surgeon import SurgeonPass
 from getac.passes.write_quantizers import WriteQuantizers
 from getac.pipeline import Fact, Pass, Pipeline, Refusal, State
 
 __all__ = [
     "Calibrate",
+    "ChooseStrategies",
     "ChooseUnits",
+    "DropDynamicQuantizers",
+    "ExpandQOperators",
     "Fact",
     "FoldBatchNorm",
     "FoldConstants",
@@ -40,6 +48,7 @@ __all__ = [
     "LowerIntegers",
     "MatMulToGemm",
     "NameSqueezed",
+    "PackWeights",
     "Pass",
     "Pipeline",
     "Progress",
@@ -55,6 +64,7 @@ __all__ = [
     "State",
     "StoreEmbeddings",
     "StoreWeights",
+    "SurgeonPass",
     "WriteQuantizers",
     "analysis_passes",
     "integer_passes",
@@ -68,6 +78,8 @@ def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
     """From a model as it was read to its pruning classes."""
     return (
         RemoveIdentities(),  # first: folding quantizers leaves Identities, which carry a record
+        DropDynamicQuantizers(),
+        ExpandQOperators(),  # before quantizers are folded: it makes some
         FoldQuantizers(),  # early: what is folded into a quantized weight must keep its integers
         RemoveDead(),  # an unused branch would freeze what it touches
         InferShapes(),
@@ -104,15 +116,24 @@ def quantizing_passes(
     )
 
 
-def integer_passes() -> tuple[Pass, ...]:
+def integer_passes(target: str = "portable") -> tuple[Pass, ...]:
     """Integer kernels where onnxruntime has them, small files everywhere."""
-    return (StoreEmbeddings(), LowerIntegers(), *storing_passes())  # storing takes what is still in floats
+    return (
+        StoreEmbeddings(),
+        LowerIntegers(),
+        *storing_passes(target),
+    )  # storing takes what is still in floats
 
 
-def weight_only_passes() -> tuple[Pass, ...]:
+def weight_only_passes(target: str = "portable") -> tuple[Pass, ...]:
     """Integers in the file, floats in the kernels."""
-    return (StoreEmbeddings(), *storing_passes())
+    return (StoreEmbeddings(), *storing_passes(target))
 
 
-def storing_passes() -> tuple[Pass, ...]:
-    return (StoreWeights(), RemoveDead(), ShareStorage())
+def storing_passes(target: str) -> tuple[Pass, ...]:
+    return (
+        StoreWeights(),
+        RemoveDead(),
+        ShareStorage(),
+        PackWeights(target),
+    )  # packed last: nothing reads it again

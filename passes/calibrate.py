@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from getac.errors import CalibrationError, OptionError
 from getac.kernels.ranges import METHODS, range_estimator
-from getac.pipeline import Fact, Refusal, State
+from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement import place
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
@@ -44,6 +44,7 @@ class Calibrate:
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED})
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact)
+    effect: ClassVar[Effect] = Effect.ROUNDS
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -56,9 +57,10 @@ class Calibrate:
             )
 
     def run(self, state: State) -> None:
-        placement = place(state.model.graph, state.quantizers, calibrated=state.calibration is not None)
+        calibrated = state.calibration is not None
+        placement = place(state.model.graph, state.quantizers, calibrated, state.floats)
         if not placement.values:  # nothing without data, perhaps something with it
-            placement = place(state.model.graph, state.quantizers)
+            placement = place(state.model.graph, state.quantizers, floats=state.floats)
         values = [v for v in placement.values if v not in state.quantizers and v not in placement.same_as]
         if values:
             state.quantizers.update(self._measure(state, values))

@@ -65,7 +65,7 @@ class ChooseUnits:
     def run(self, state: State) -> None:
         analysis = state.analysis
         assert analysis is not None
-        multiples = unit_multiples(analysis, self.align, self.integer)
+        multiples = unit_multiples(analysis, self.align, self.integer, state.costs)
         contractions: list[Contraction] = []
         if self.sparsity is None:
             contractions = find_contractions(analysis.view, analysis.inference)

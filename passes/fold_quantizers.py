@@ -48,6 +48,7 @@ from getac.onnx_graph.integer_lattice import (
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.signs import is_non_negative
 from getac.onnx_graph.tightening import tighten
+from getac.onnx_graph.unpacking import unpack_weights
 from getac.pipeline import Fact, Refusal, State
 from getac.quantizer import Quantizer
 
@@ -64,6 +65,7 @@ class FoldQuantizers:
     keeps: ClassVar[frozenset[Fact]] = frozenset()
 
     def run(self, state: State) -> None:
+        unpack_weights(state.model.graph)
         for node in list(state.model.graph):
             if node.domain in ("", "ai.onnx") and len(node.outputs) == 1:
                 fold_arithmetic(node, state)
@@ -96,7 +98,7 @@ def store(
 ) -> ir.Value:
     """The floats that integers around 0 stand for, beside the stored tensor that they come from."""
     numbers = integers.astype(np.float32)
-    values = (numbers * record.steps_for(numbers.ndim)).astype(dtype.numpy())
+    values = (numbers * record.steps_for(numbers.shape)).astype(dtype.numpy())
     return add_initializer(graph, f"{source.name}.float", values)
 
 

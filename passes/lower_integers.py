@@ -12,12 +12,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from getac.clipping import CLIPPING
+from getac.integer_operators import hands_scale_on
 from getac.kernels.integers import bias_integers, floored_steps, spare_bits
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import array_of, set_input
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
-from getac.pipeline import Fact, Refusal, State
-from getac.placement import CLIPPING, SAME_SCALE, is_layer, place
+from getac.pipeline import Effect, Fact, Refusal, State
+from getac.placement import is_layer, place
 from getac.quantizer import Quantizer
 
 __all__ = ["LowerIntegers"]
@@ -33,10 +35,11 @@ class LowerIntegers:
     keeps: ClassVar[frozenset[Fact]] = frozenset(
         {Fact.SLICED, Fact.BATCH_NORMS_FOLDED, Fact.WEIGHTS_QUANTIZED}
     )
+    effect: ClassVar[Effect] = Effect.KERNELS
 
     def run(self, state: State) -> None:
         graph = state.model.graph
-        placement = place(graph, state.quantizers, calibrated=state.calibration is not None)
+        placement = place(graph, state.quantizers, state.calibration is not None, state.floats)
         for node, reason in placement.why_not.items():
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
         stored: dict[ir.Value, ir.Node] = {}
@@ -46,7 +49,8 @@ class LowerIntegers:
                 share_storage(lower_layer(node, state), stored, weight)
         for value in placement.values:
             keep = value.producer() is None or not placement.writes_integers(value)
-            quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep)
+            dtype = dtype_of(value, state)
+            quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep, dtype=dtype)
         for node in placement.absorbed:
             absorb(node)
         for node in list(graph):
@@ -66,7 +70,7 @@ def lower_layer(node: ir.Node, state: State) -> ir.Node:
     input_step = np.float32(state.quantizers[x].step)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
     free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
-    finer = finer_lattice(weights.quantizer)
+    finer = finer_lattice(weights.quantizer, state.quantizers[x])
     steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
     quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)
@@ -95,12 +99,15 @@ def share_storage(restoring: ir.Node, stored: dict[ir.Value, ir.Node], weight: i
             graph.initializers.pop(str(own.name))
 
 
-def finer_lattice(quantizer: Quantizer) -> Quantizer:
+def finer_lattice(quantizer: Quantizer, inputs: Quantizer) -> Quantizer:
     """The finest lattice of INT8 that holds all points of a coarser one, 2^m apart.
 
     A bias is stored in steps of s_x s_w: at few bits these are so large that its rounding would show.
+
+    Args:
+        inputs: The quantizer of what the weights are multiplied by.
     """
-    factor = 2 ** spare_bits(quantizer.low, quantizer.high)
+    factor = 2 ** spare_bits(quantizer.low, quantizer.high, inputs.high - inputs.low)
     return replace(
         quantizer, step=quantizer.step / factor, low=quantizer.low * factor, high=quantizer.high * factor
     )
@@ -110,6 +117,11 @@ def rank_of(value: ir.Value, state: State) -> int | None:
     sizes = state.shapes.sizes(value) if state.shapes is not None else None
     shape = value.shape if sizes is None else sizes
     return None if shape is None else len(shape)
+
+
+def dtype_of(value: ir.Value, state: State) -> ir.DataType:
+    dtypes = state.shapes.dtypes if state.shapes is not None else {}
+    return value.dtype or dtypes.get(value, ir.DataType.FLOAT)
 
 
 def reads_integers(node: ir.Node) -> bool:
@@ -127,7 +139,7 @@ def is_requantized(node: ir.Node) -> bool:
         return False
     x = node.inputs[0]
     producer = x.producer() if x is not None else None
-    while producer is not None and producer.op_type in (*CLIPPING, *SAME_SCALE):
+    while producer is not None and (producer.op_type in CLIPPING or hands_scale_on(producer)):
         x = producer.inputs[0]
         producer = x.producer() if x is not None else None
     if producer is None or producer.op_type != "DequantizeLinear":

@@ -1,49 +1,96 @@
-"""quantize-weights: gives every layer's weight a quantizer, one step per output unit."""
+"""quantize-weights: gives every layer's weight a quantizer, a step per output unit or per block of inputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from getac.errors import OptionError
+from getac.kernels.weight_ranges import best_maximum, blocks_of, coarse_steps
 from getac.onnx_graph.edit import array_of
-from getac.pipeline import Fact, State
-from getac.placement import is_layer, output_dimension
+from getac.pipeline import Effect, Fact, State
+from getac.placement import is_layer, output_dimension, place
 from getac.quantizer import Quantizer
 
 __all__ = ["QuantizeWeights"]
 
+BLOCKS = (16, 32, 64, 128, 256)
+DEFAULT_BLOCK = 32
+Floats = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class QuantizeWeights:
-    """Symmetric quantizers at each output unit's greatest weight; records that are there already stay.
+    """Symmetric quantizers; records that are there already stay.
+
+    With 8 bits the range is that of the greatest weight; with fewer it is the one of least squared error.
 
     Args:
         bits: 2 to 8.
+        block: How many inputs share a step in matrices that are multiplied with floats: 16 to 256, a power
+            of two; None: one step per output unit; "auto": 32 with 4 bits or fewer, else None. Integer
+            kernels take one step per output unit; where one layer runs on them, all do.
 
     Raises:
-        OptionError: `bits` is outside its domain.
+        OptionError: `bits` or `block` is outside its domain.
     """
 
     bits: int = 8
+    block: int | Literal["auto"] | None = "auto"
 
     name: ClassVar[str] = "quantize-weights"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact)
+    effect: ClassVar[Effect] = Effect.ROUNDS
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise OptionError("stored weights have 2 to 8 bits", required="2 to 8", found=str(self.bits))
+        if self.block not in ("auto", None, *BLOCKS):
+            required = f"{', '.join(map(str, BLOCKS))}, none or auto"
+            raise OptionError("blocks of weights have other sizes", required=required, found=str(self.block))
+
+    @property
+    def size(self) -> int | None:
+        """The block."""
+        if self.block == "auto":
+            return DEFAULT_BLOCK if self.bits <= 4 else None
+        return self.block
 
     def run(self, state: State) -> None:
-        for node in state.model.graph:
+        graph = state.model.graph
+        floats = not place(graph, state.quantizers, state.calibration is not None, state.floats).values
+        for node in graph:
             weight = node.inputs[1] if is_layer(node) else None
             if weight is None or weight in state.quantizers or weight.dtype is not ir.DataType.FLOAT:
                 continue
-            array, axis = array_of(weight), output_dimension(node)
-            rest = tuple(i for i in range(array.ndim) if i != axis)
-            state.quantizers[weight] = Quantizer.symmetric(np.abs(array).max(axis=rest), self.bits, axis)
+            array, axis = np.asarray(array_of(weight), np.float32), output_dimension(node)
+            blocks = floats and node.op_type in ("Gemm", "MatMul") and array.ndim == 2
+            size = self.size if blocks else None
+            state.quantizers[weight] = (
+                per_unit(array, self.bits, axis)
+                if size is None
+                else per_block(array, self.bits, 1 - axis, size)
+            )
+
+
+def per_unit(weight: Floats, bits: int, axis: int) -> Quantizer:
+    """One step per index of the dimension of output units."""
+    rest = tuple(i for i in range(weight.ndim) if i != axis)
+    if bits == 8:
+        return Quantizer.symmetric(np.abs(weight).max(axis=rest), bits, axis)
+    maximum = best_maximum(weight, rest, 2 ** (bits - 1) - 1)
+    return Quantizer.symmetric(maximum.reshape(-1), bits, axis)
+
+
+def per_block(weight: Floats, bits: int, axis: int, size: int) -> Quantizer:
+    """One step per block of inputs, a multiple of one step per output unit."""
+    blocks, high = blocks_of(weight, axis, size), 2 ** (bits - 1) - 1
+    maximum = best_maximum(blocks, (axis + 1,), high).squeeze(axis + 1)
+    steps = coarse_steps(maximum / np.float32(high), axis)
+    return Quantizer(steps, -high, high, axis, size)

@@ -177,11 +177,12 @@ def check_layers(found, written, calibrated):
         for attribute in node.attribute
         if attribute.name == "group"
     }
+    operators = {node.name: node.op_type for node in written.graph.node}
     for name, weight in weights.items():
-        row, group = rows[name], groups.get(name, 1)
-        if row.operator in ("Conv", "Gemm"):
+        row, group, operator = rows[name], groups.get(name, 1), operators[name]
+        if operator in ("Conv", "Gemm"):
             assert (row.channels_in, row.channels_out) == (weight.shape[1] * group, weight.shape[0])
-        elif row.operator == "ConvTranspose":
+        elif operator == "ConvTranspose":
             assert (row.channels_in, row.channels_out) == (weight.shape[0], weight.shape[1] * group)
         else:
             assert (row.channels_in, row.channels_out) == weight.shape
@@ -205,7 +206,7 @@ def check_report(found, content, path):
     assert content["after"]["file_bytes"] == path.stat().st_size
     stored = tensors(onnx.load(path)).values()
     assert content["after"]["weight_bytes"] == sum(array.nbytes for array in stored)
-    assert content["after"]["parameters"] == sum(array.size for array in stored)
+    assert 0 < content["after"]["parameters"] <= sum(array.size for array in stored)  # no scales among them
     assert content["verification"]["passed"] is True and content["latency"] is None
     assert content["units_removed"] == round(content["sparsity"] * content["units"])
     assert [one["name"] for one in content["passes"][:2]] == ["remove-identities", "fold-quantizers"]
@@ -244,9 +245,9 @@ def test_the_plan_explains_the_weights_of_a_perceptron(tmp_path):
         for dimension in (0, 1):
             if (f"{layer}.weight", dimension) in kept:
                 weight = weight.take(kept[f"{layer}.weight", dimension], axis=dimension)
-        scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
+        scale = np.abs(weight).max(axis=1) / np.float32(127)
         np.testing.assert_array_equal(after[f"{layer}.weight.scale"], scale)
-        np.testing.assert_array_equal(after[f"{layer}.weight.int"], np.rint(weight / scale))
+        np.testing.assert_array_equal(after[f"{layer}.weight.int"], np.rint(weight.T / scale))
 
 
 def test_a_sliced_perceptron_computes_what_the_masked_one_computes(tmp_path):
@@ -447,7 +448,7 @@ def test_a_model_with_some_quantizers_keeps_those(build, tmp_path):
     found = lower(ir.serde.serialize_model(model), tmp_path / "o.onnx")
     first, second = found.layers
     assert first.kernel == "integer (QGemm)" and (first.weight_bits, first.activation_bits) == (8, 8)
-    assert second.kernel.startswith("float") and second.weight_bits == 8
+    assert second.kernel == "weight-only (MatMulNBits)" and second.weight_bits == 8
     assert second.reason == "no quantizers for its activations, and no calibration data"
     x = rng.normal(size=(5, 16)).astype(np.float32)
     assert sqnr(run(model, {"x": x}, optimize=False), run(tmp_path / "o.onnx", {"x": x})) > 38
@@ -607,7 +608,7 @@ def test_fewer_bits_run_on_the_same_kernels(weights, activations, least, tmp_pat
     assert {(row.weight_bits, row.activation_bits) for row in found.layers} == {(weights, activations)}
     assert found.verification.lowered[0].sqnr_db > least
     high = 2 ** (weights - 1) - 1
-    factor = 2 ** spare_bits(-high, high)  # integer layers spread few bits over INT8
+    factor = 2 ** spare_bits(-high, high, 2**activations - 1)  # integer layers spread few bits over INT8
     for weight in stored_weights(onnx.load(tmp_path / "o.onnx")).values():
         assert np.abs(weight.astype(int)).max() == factor * high
         assert not (weight.astype(int) % factor).any()

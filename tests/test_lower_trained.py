@@ -135,12 +135,13 @@ def test_one_layer_of_every_lattice_is_at_most_one_step_off(tmp_path, bits, sign
     assert off.max() < 1.01 and (off > 0.01).mean() < 0.01
 
 
-def check_weights(path, bits):
+def check_weights(path, bits, activation_bits):
     """The integers of training, which integer layers spread over INT8."""
     high = 2 ** (bits - 1) - 1
+    spread = {2 ** spare_bits(-high, high, 2**width - 1) for width in (activation_bits, 8)}  # a calibrated one
     for weight in stored_integers(path):
-        factor = np.abs(weight.astype(int)).max() / high
-        assert factor in (1, 2 ** spare_bits(-high, high))
+        assert np.abs(weight.astype(int)).max() / high in {1, *spread}
+        factor = np.abs(weight.astype(int)).max() // high
         assert not (weight.astype(int) % factor).any()
 
 
@@ -165,7 +166,7 @@ def test_layers_run_on_the_integers_of_training(
     kernels = integer_kernels(path)
     assert kernels.count("QLinearConv") == 2 and kernels.count("QGemm") == 1
     assert not {"Conv", "Gemm", "FusedConv", "FusedGemm", "BatchNormalization"} & set(kernels)
-    check_weights(path, weight_bits)
+    check_weights(path, weight_bits, activation_bits)
     assert difference(original, path) < bound
 
 
@@ -174,13 +175,13 @@ def test_powers_of_activations_are_floats_between_integer_layers(tmp_path, bits)
     original, path = trained(bits, bits, exponent=0.7), tmp_path / "lowered.onnx"
     report = getac.lower(original, path, bench=False, sparsity=0.0)
     assert report.verification.passed
-    check_weights(path, bits)
+    check_weights(path, bits, bits)
     kernels = integer_kernels(path)  # a Conv has no quantizer behind it, and needs one for its kernel
     assert kernels.count("QGemm") == 1 and kernels.count("Conv") == 2 and kernels.count("Pow") == 4
     assert difference(original, path) < {8: 1e-4, 4: 1e-2}[bits]  # the Gemm's bias
     report = getac.lower(original, path, bench=False, sparsity=0.0, calibration={"x": inputs()})
     assert report.verification.passed
-    check_weights(path, bits)
+    check_weights(path, bits, bits)
     assert integer_kernels(path).count("QLinearConv") == 2
     assert difference(original, path) < {8: 0.03, 4: 0.2}[bits]
 

@@ -63,9 +63,9 @@ def test_nothing_removed_is_everything_kept(tmp_path):
 
 def test_entries_of_quantizers():
     whole = quantizer_entry(Quantizer(np.asarray(0.5, F32), 0, 15))
-    assert whole == {"bits": 4, "low": 0, "high": 15, "axis": None, "step": 0.5}
+    assert whole == {"bits": 4, "low": 0, "high": 15, "axis": None, "block": None, "step": 0.5}
     rows = quantizer_entry(Quantizer(np.array([0.5, 0.25], F32), -127, 127, 0))
-    assert rows == {"bits": 8, "low": -127, "high": 127, "axis": 0, "step": [0.5, 0.25]}
+    assert rows == {"bits": 8, "low": -127, "high": 127, "axis": 0, "block": None, "step": [0.5, 0.25]}
 
 
 def test_hashes_read_in_pieces(tmp_path):

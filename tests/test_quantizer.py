@@ -40,7 +40,7 @@ def test_symmetric_per_channel():
     x = np.tile(array(3.4, 3.4, 3.4), (2, 1))
     assert record.integers(x).tolist() == [[3, 3, 2]] * 2
     assert record.quantize(x).tolist() == [[3.0, 3.0, 4.0]] * 2
-    assert record.steps_for(4).shape == (1, 3, 1, 1)
+    assert record.steps_for((2, 3, 1, 1)).shape == (1, 3, 1, 1)
 
 
 @pytest.mark.parametrize(

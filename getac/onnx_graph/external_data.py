@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from getac.errors import InvalidModelError
 
-__all__ = ["MappedTensor", "ModelFolders", "WeightTable", "put_back", "set_aside"]
+__all__ = ["MappedTensor", "ModelFolders", "WeightTable", "placeholder_of", "put_back", "set_aside"]
 
 WeightTable = dict[str, ir.TensorProtocol]
 """Placeholder location -> the tensor that it stands for."""
@@ -182,6 +182,11 @@ def put_back(model: ir.Model, table: WeightTable) -> None:
                 elif attribute.type == ir.AttributeType.TENSORS:
                     tensors = [_original(tensor, table, lazy) for tensor in attribute.as_tensors()]
                     node.attributes[attribute.name] = ir.AttrTensors(attribute.name, tensors)
+
+
+def placeholder_of(tensor: onnx.TensorProto) -> str | None:
+    """The table's key of a big tensor that was set aside, None for a tensor that was not."""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
 
 
 def _element_count(tensor: onnx.TensorProto) -> int:

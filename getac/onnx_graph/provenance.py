@@ -52,17 +52,25 @@ def same_form(one: Sequence[object], other: Sequence[object]) -> bool:
 
 
 def note_changes(before: Mapping[ir.Node, Form], graph: ir.Graph, pass_name: str) -> None:
-    """Writes a pass down in every node that it made or changed."""
+    """Writes a pass down in every node that it made or changed.
+
+    A node whose stored inputs, operator and attributes are the same has not changed, whatever stands before.
+    """
     made = []
     for node in graph.all_nodes():
         if node not in before:
             made.append(node)
-        elif not same_form(before[node], form_of(node)):
+        elif not same_form(own(before[node]), own(form_of(node))):
             old = provenance_of(node)
             node.meta[_KEY] = Provenance(old.source, (*old.passes, pass_name))
     replaced = makers_of(before)
     for node in reversed(made):  # a chain that was put in front of a layer is made for that layer
         node.meta[_KEY] = Provenance(source_of(node, replaced), (pass_name,))
+
+
+def own(form: Form) -> Form:
+    """A form without the activations that the node reads and makes."""
+    return tuple(part for part in form if not isinstance(part, ir.Value) or part.is_initializer())
 
 
 def makers_of(before: Mapping[ir.Node, Form]) -> dict[str, ir.Node]:

@@ -30,6 +30,7 @@ __all__ = [
     "quantizer_nodes",
     "restoring_nodes",
     "scaled_weight",
+    "stored_integers",
 ]
 
 
@@ -85,14 +86,21 @@ def new_node(
     return node
 
 
-def quantize_activation(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, keep_outputs: bool) -> None:
+def quantize_activation(
+    graph: ir.Graph,
+    value: ir.Value,
+    quantizer: Quantizer,
+    keep_outputs: bool,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+) -> None:
     """Puts one Q/DQ pair behind a value; everything that reads the value reads the pair.
 
     Args:
         quantizer: Per tensor, at most 8 bits.
         keep_outputs: Whether a graph output stays the value before the pair.
+        dtype: The value's type; kernels for integers have float32 on their other side.
     """
-    nodes = quantizer_nodes(graph, value, quantizer, ir.DataType.FLOAT)
+    nodes = quantizer_nodes(graph, value, quantizer, dtype)
     replace_uses(graph, value, nodes)
     if value.is_graph_output() and not keep_outputs:
         swap_output_name(graph, value, nodes[-1].outputs[0])
@@ -226,11 +234,16 @@ def dequantized_bias(layer: ir.Node, name: str, integers: npt.NDArray[np.int32],
 
 
 def stored_integers(weight: Floats, quantizer: Quantizer) -> tuple[Array, int]:
-    """A weight's integers and their zero point: INT8 around 0 where the lattice fits, else UINT8."""
+    """A weight's integers and their zero point: around 0 where the lattice fits, else from 0 on.
+
+    INT8, else UINT8; INT16, else UINT16 where there are more than 256.
+    """
     integers = quantizer.integers(weight)
-    if quantizer.low >= -128 and quantizer.high <= 127:
-        return integers.astype(np.int8), 0
-    return (integers - quantizer.low).astype(np.uint8), -quantizer.low
+    signed, unsigned = (np.int8, np.uint8) if quantizer.bits <= 8 else (np.int16, np.uint16)
+    limits = np.iinfo(signed)
+    if quantizer.low >= limits.min and quantizer.high <= limits.max:
+        return integers.astype(signed), 0
+    return (integers - quantizer.low).astype(unsigned), -quantizer.low
 
 
 def dequantized(
@@ -256,7 +269,7 @@ def scaled_weight(layer: ir.Node, name: str, weight: Floats, quantizer: Quantize
     if zero_point:
         zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, np.float32))
         nodes.append(new_node(graph, "Sub", [nodes[-1].outputs[0], zero], f"{name}.centred", float_))
-    scale = add_initializer(graph, f"{name}.scale", quantizer.steps_for(weight.ndim))
+    scale = add_initializer(graph, f"{name}.scale", quantizer.steps_for(weight.shape))
     nodes.append(new_node(graph, "Mul", [nodes[-1].outputs[0], scale], f"{name}.restored", float_))
     graph.insert_before(layer, nodes)
     return nodes[-1].outputs[0]

@@ -7,24 +7,15 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import array_of, is_stored
+from getac.onnx_graph.rearranging import rearranges
 from getac.quantizer import Quantizer
 
 __all__ = ["is_non_negative"]
 
 NON_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
-SELECTING = (
-    "Identity",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Transpose",
-    "Slice",
-    "Split",
-    "Expand",
-)
-AVERAGING = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean")
-OF_THE_FIRST = (*SELECTING, *AVERAGING, "Pow")  # never negative where the first input is not
+POOLING = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")
+REDUCING = ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum")
+OF_THE_FIRST = ("Identity", *POOLING, *REDUCING, "Pow")  # never negative where the first input is not
 OF_ALL = ("Concat", "Min")  # never negative where no input is
 
 
@@ -41,7 +32,7 @@ def is_non_negative(x: ir.Value | None, quantizers: Mapping[ir.Value, Quantizer]
             continue
         if node is None or node.domain not in ("", "ai.onnx"):
             return False
-        if node.op_type not in (*OF_THE_FIRST, *OF_ALL):
+        if not (rearranges(node) or node.op_type in (*OF_THE_FIRST, *OF_ALL)):
             return False
         before = node.inputs if node.op_type in OF_ALL else node.inputs[:1]
         pending.extend(value for value in before if value not in seen)

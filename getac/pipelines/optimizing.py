@@ -17,6 +17,7 @@ from getac.batches import open_calibration
 from getac.calibration import CalibrationData, Source, generate_inputs
 from getac.errors import GetacError, OptionError, PassError
 from getac.onnx_graph.constants import check_weights
+from getac.onnx_graph.declared import declare_outputs
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.provenance import provenance_of
 from getac.onnx_graph.read import load
@@ -109,6 +110,7 @@ def optimize(
     Pipeline(passes, watchers=watching, provider=standard_provider).run(state)
     if state.quantizers:  # the records are half of the model
         Pipeline((WriteQuantizers(), RemoveDead()), watchers=watching).run(state)
+    declare_outputs(state.model)
     check_file_format(state.model)
     if output is not None:
         write_model(state.model, Path(output))

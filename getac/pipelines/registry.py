@@ -39,7 +39,21 @@ def make_passes(pipeline: str | Sequence[Pass]) -> tuple[Pass, ...]:
     """
     if not isinstance(pipeline, str):
         return tuple(pipeline)
-    return tuple(make_pass(find_pass(spec), spec) for spec in parse(pipeline))
+    return tuple(map(pass_of, parse(pipeline)))
+
+
+def pass_of(spec: PassSpec) -> Pass:
+    """The pass that a spec names: a class with options, or a function of a graphsurgeon Graph."""
+    found = find_pass(spec)
+    if isinstance(found, type):
+        return make_pass(checked(found, spec.name), spec)
+    if spec.options or not callable(found):
+        raise OptionError(
+            f"{spec.name} is not a pass",
+            required="a frozen dataclass, or a function of an onnx-graphsurgeon Graph (without options)",
+            found=str(spec) if spec.options else repr(found),
+        )
+    return getac.passes.SurgeonPass(found)
 
 
 def built_in_passes() -> dict[str, type[Pass]]:
@@ -47,9 +61,13 @@ def built_in_passes() -> dict[str, type[Pass]]:
     found = {}
     for public in getac.passes.__all__:
         kind = getattr(getac.passes, public)
-        if isinstance(kind, type) and is_dataclass(kind) and all(hasattr(kind, one) for one in REQUIRED):
-            found[kind.name] = kind  # type: ignore[attr-defined]
+        if is_pass(kind) and kind is not getac.passes.SurgeonPass:  # a function is no text
+            found[kind.name] = kind
     return dict(sorted(found.items()))
+
+
+def is_pass(kind: Any) -> bool:
+    return isinstance(kind, type) and is_dataclass(kind) and all(hasattr(kind, one) for one in REQUIRED)
 
 
 def installed_passes() -> Mapping[str, EntryPoint]:
@@ -57,20 +75,20 @@ def installed_passes() -> Mapping[str, EntryPoint]:
     return {one.name: one for one in entry_points(group=GROUP)}
 
 
-def find_pass(spec: PassSpec) -> type[Pass]:
-    """The class of a pass.
+def find_pass(spec: PassSpec) -> Any:
+    """What a spec names: the class of a pass, or what stands in somebody's package or file.
 
     Raises:
-        OptionError: There is none of this name; the file or package cannot be imported; it is no pass.
+        OptionError: There is none of this name, or the file or package cannot be imported.
     """
     built_in = built_in_passes()
     if spec.name in built_in:
         return built_in[spec.name]
     installed = installed_passes()
     if spec.name in installed:
-        return checked(load_entry(installed[spec.name]), spec.name)
+        return load_entry(installed[spec.name])
     if ":" in spec.name:
-        return checked(load_from_file(spec.name), spec.name)
+        return load_from_file(spec.name)
     raise OptionError(
         f"there is no pass {spec.name}",
         required=", ".join([*built_in, *installed]),
@@ -96,7 +114,7 @@ def load_from_file(name: str) -> Any:
         raise OptionError("there is no such file", where=name, required="FILE.py:ClassName", found=file)
     module = import_file(path)
     if not hasattr(module, attribute):
-        public = [one for one in vars(module) if isinstance(vars(module)[one], type) and one[0] != "_"]
+        public = [one for one in vars(module) if callable(vars(module)[one]) and one[0] != "_"]
         raise OptionError(
             f"{path.name} has no {attribute}", where=name, required=" or ".join(public) or "a class"
         )
@@ -121,10 +139,10 @@ def import_file(path: Path) -> ModuleType:
     return module
 
 
-def checked(kind: Any, name: str) -> type[Pass]:
+def checked(kind: type, name: str) -> type[Pass]:
     """A class, if it is a pass."""
     missing = [one for one in REQUIRED if not hasattr(kind, one)]
-    if not isinstance(kind, type) or not is_dataclass(kind) or missing:
+    if not is_dataclass(kind) or missing:
         raise OptionError(
             f"{name} is not a pass",
             required=f"a frozen dataclass with {', '.join(REQUIRED)}",

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from getac.errors import GetacError
+from getac.qasso.joined import join
 from getac.qasso.schedule import Stage
 from getac.training.gradients import check_gradients
 
 __all__ = ["GoodBuffers", "check_finite"]
+
+SHORT = 4096  # elements: shorter gradients are added up together
 
 
 class GoodBuffers:
     """A copy of a module's floating-point buffers: batch norm averages NaN before any gradient shows it."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        named = [(one._buffers, name) for one in module.modules() for name in one._buffers]
+        self._places = [(own, name) for own, name in named if is_float(own[name])]
         self._copies = [one.clone() for one in self._now()]
 
     def _now(self) -> list[Tensor]:
-        return [one for one in self._module.buffers() if one.is_floating_point()]
+        """Whatever stands there by now: a module that is moved to a device gets other tensors."""
+        return [one for own, name in self._places if (one := own[name]) is not None]
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -33,6 +38,10 @@ class GoodBuffers:
     def put_back(self) -> None:
         """Gives the module the numbers that were kept last."""
         copy_all(self._now(), self._copies)
+
+
+def is_float(buffer: Tensor | None) -> bool:
+    return buffer is not None and buffer.is_floating_point()
 
 
 def copy_all(into: list[Tensor], numbers: list[Tensor]) -> None:
@@ -72,8 +81,15 @@ def check_finite(
 
 def finite_on_each_device(gradients: Iterable[Tensor]) -> list[bool]:
     """Whether all sums are finite: NaN and infinities never leave a sum."""
-    sums: dict[torch.device, list[Tensor]] = {}
+    found: dict[torch.device, list[Tensor]] = {}
     for gradient in gradients:
         numbers = gradient.coalesce().values() if gradient.is_sparse else gradient
-        sums.setdefault(numbers.device, []).append(numbers.sum(dtype=torch.float32))
-    return [bool(torch.stack(found).isfinite().all()) for found in sums.values()]
+        found.setdefault(numbers.device, []).append(numbers)
+    return [bool(torch.stack(sums_of(several)).isfinite().all()) for several in found.values()]
+
+
+def sums_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of each long one, and that of all short ones."""
+    short = [one for one in tensors if one.numel() <= SHORT]
+    long = [one for one in tensors if one.numel() > SHORT]
+    return [one.sum(dtype=torch.float32) for one in ([*long, join(short)] if short else long)]

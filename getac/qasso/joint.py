@@ -39,6 +39,7 @@ from torch.optim import Optimizer
 from getac.errors import OptionError
 from getac.qasso.pieces import Held, Piece, pieces_of
 from getac.qasso.schedule import is_number
+from getac.qasso.scratch import Scratch
 from getac.qasso.slots import Slots, Steps
 from getac.qasso.units import UnitTable
 
@@ -86,10 +87,12 @@ class Before:
 
     Args:
         d: The step of each row, 1 without one; shape (rows of all pieces,).
+        bounds: See `Slots.bounds`.
     """
 
     held: Sequence[Held]
     d: Tensor
+    bounds: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +131,13 @@ class JointUpdate:
         self._pieces = pieces_of(table.rows(units))
         self._sizes = [one.size for one in self._pieces]
         self._slots = Slots(self._pieces, table.device)
+        self._scratch = Scratch()
+        doubles = any(one.entry.parameter.dtype == torch.float64 for piece in self._pieces for one in piece.rows)
+        self._dtype = torch.float64 if doubles else torch.float32
         rows = [one for piece in self._pieces for one in piece.rows]
+        self._parameters = [one.entry.parameter for one in rows]
+        sizes = torch.tensor([len(one.index) for one in rows], dtype=torch.long)
+        self._parameter_of = torch.repeat_interleave(sizes).to(table.device)
         layers = max((len(one.owners) for one in rows), default=1)
         none = torch.zeros(layers, 0, dtype=torch.long, device=table.device)
         self._owners = torch.cat([none, *(pad(one.owners, layers, self._count) for one in rows)], 1)
@@ -136,10 +145,8 @@ class JointUpdate:
     @torch.no_grad()
     def gather(self) -> Before:
         """What is needed of the redundant rows, before the base optimizer's step."""
-        steps = self._slots.read()
-        d, top = self._slots.spread(steps.d, 1.0), self._slots.spread(steps.reach / steps.d)
-        parts = zip(self._pieces, self._split(d), self._split(top), strict=True)
-        return Before([piece.hold(*own) for piece, *own in parts], d)
+        bounds = self._slots.bounds(self._slots.read())
+        return Before([piece.hold() for piece in self._pieces], bounds[:, 0], bounds)
 
     @torch.no_grad()
     def apply(self, before: Before, rates: Rates, step: int, steps: int) -> None:
@@ -162,17 +169,21 @@ class JointUpdate:
                 piece.fill()
             return
         rate = -self._of_row(gamma)
-        of_clip, of_residual = rate * before.d, rate * self._slots.spread(d, 1.0)
-        parts = zip(self._pieces, before.held, self._split(of_clip), self._split(of_residual), strict=True)
-        for piece, held, clip, residual in parts:
-            piece.add(scale_(held, clip, residual))
+        of_rounded = rate * self._slots.spread(d, 1.0)
+        factors = self._split(rate * before.d - of_rounded, of_rounded)
+        parts = list(zip(self._pieces, before.held, factors, strict=True))
+        for piece, held, own in reversed(parts):  # the last ones are still in the cache
+            piece.add(change_of(piece, held, self._scratch, *own))
 
-    def _split(self, values: Tensor) -> Sequence[Tensor]:
-        return torch.split(values, self._sizes)
+    def _split(self, *values: Tensor) -> Sequence[Sequence[Tensor]]:
+        """For each piece the part of each of some values per row, shape (n, 1)."""
+        columns = (torch.split(one.to(self._dtype)[:, None], self._sizes) for one in values)
+        return list(zip(*columns, strict=True))
 
     def _moves(self, before: Before, rates: Rates) -> Moves:
         """Sums over rows of what is alpha u = x_before - x_after; clip is v d."""
-        found = [move_of(piece, held) for piece, held in zip(self._pieces, before.held, strict=True)]
+        parts = zip(self._pieces, before.held, self._split(*before.bounds.unbind(1)), strict=True)
+        found = [move_of(piece, held, self._scratch, *own) for piece, held, own in parts]
         norms, with_v, v_norms, with_residual = (
             torch.cat(parts).double() for parts in zip(*found, strict=True)
         )
@@ -182,14 +193,15 @@ class JointUpdate:
 
     def _per_rate(self, rates: Rates) -> Tensor:
         """1 / alpha of each row; a rate of 0 has moved nothing."""
-        if isinstance(rates, Mapping):
-            rows = [one for piece in self._pieces for one in piece.rows]
-            each = [torch.as_tensor(rates[one.entry.parameter], dtype=torch.float64) for one in rows]
-            sizes = torch.tensor([len(one.index) for one in rows])
-            alpha = torch.stack(each).repeat_interleave(sizes.to(each[0].device))
-        else:
+        if not isinstance(rates, Mapping):
             alpha = torch.as_tensor(rates, dtype=torch.float64)
-        return torch.where(alpha > 0, 1 / alpha, 0.0).to(self._owners.device)
+            return torch.where(alpha > 0, 1 / alpha, 0.0).to(self._owners.device)
+        device, each = self._owners.device, [rates[one] for one in self._parameters]
+        same = {id(one): one for one in each}  # a few groups, of hundreds of parameters
+        alpha = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=device) for one in same.values()])
+        position = {key: i for i, key in enumerate(same)}
+        index = torch.tensor([position[id(one)] for one in each]).to(device)
+        return torch.where(alpha > 0, 1 / alpha, 0.0)[index][self._parameter_of]
 
     def _gamma(self, moves: Moves, ramp: float) -> Tensor:
         """gamma of each unit before the loop; shape (units + 1,), the last one of nobody."""
@@ -232,24 +244,29 @@ def pad(owners: Tensor, layers: int, none: int) -> Tensor:
     return torch.cat([owners, more])
 
 
-def move_of(piece: Piece, held: Held) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def move_of(piece: Piece, held: Held, scratch: Scratch, *bounds: Tensor) -> tuple[Tensor, ...]:
     """||alpha u||, alpha u . v, ||v|| and alpha u . sgn(x) R of each row."""
-    after = piece.read("after")
-    moved, norm = torch.sub(held.x, after, out=after), torch.linalg.vector_norm
-    product = piece.scratch("product", moved)
-    norms, with_v = norm(moved, dim=1), torch.mul(moved, held.v, out=product).sum(1)
-    if held.residual is None:
-        return norms, with_v, norm(held.v, dim=1), torch.zeros_like(norms)
-    with_residual = torch.mul(moved, held.residual, out=product).sum(1)
-    return norms, with_v, norm(held.v, dim=1), with_residual
+    after, norm = piece.read(scratch), torch.linalg.vector_norm
+    moved = torch.sub(held.x, after, out=after)
+    v = piece.quotient(held, *bounds)  # in the memory of x, which is not needed any more
+    product = scratch.take("product", moved.shape, moved)
+    norms, with_v = norm(moved, dim=1), torch.mul(moved, v, out=product).sum(1)
+    residual = piece.residual(held, scratch)
+    if residual is None:
+        return norms, with_v, norm(v, dim=1), torch.zeros_like(norms)
+    return norms, with_v, norm(v, dim=1), torch.mul(moved, residual, out=product).sum(1)
 
 
-def scale_(held: Held, of_clip: Tensor, of_residual: Tensor) -> Tensor:
-    """What is added to the rows, -gamma sgn(x) (clip + d R); in the memory of v."""
-    change = held.v.mul_(of_clip.to(held.v.dtype)[:, None])
-    if held.residual is not None:
-        change.addcmul_(held.residual, of_residual.to(held.v.dtype)[:, None])
-    return change
+def change_of(piece: Piece, held: Held, scratch: Scratch, of_v: Tensor, of_rounded: Tensor) -> Tensor:
+    """What is added to the rows: -gamma sgn(x) (clip + d R), with R = round(v) - v; in the memory of v.
+
+    Args:
+        of_v: The factor of v, for each row, and that of v + R; shape (n, 1).
+    """
+    rounded = piece.rounded(held, scratch)
+    if rounded is held.v:
+        return rounded.mul_(of_rounded)
+    return held.v.mul_(of_v).addcmul_(rounded, of_rounded)
 
 
 class ZeroUnits:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from getac.kernels.lattice import EXPONENTS, lattice
+from getac.qasso.joined import join, part
+from getac.qasso.scratch import Scratch
 from getac.qasso.units import Rows
 from getac.training.quantizers import PlacedQuantizer
 
@@ -26,13 +29,14 @@ class Held:
 
     Args:
         x: The numbers.
-        v: sgn(x) clip / d; x itself where nothing quantizes it.
-        residual: sgn(x) R; None where nothing quantizes it.
+        v: sgn(x) clip / d; where rows have steps, sgn(x) |x|^t until `Piece.quotient` has divided and bounded
+            it. x itself where nothing quantizes it.
+        residual: sgn(x) R where it is known already: where steps belong to other units, d is in it and in v.
     """
 
     x: Tensor
     v: Tensor
-    residual: Tensor | None
+    residual: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +45,12 @@ class Piece:
 
     Args:
         is_plain: Whether the exponent of the quantizer is 1 for good.
-        memory: Taken once: fresh memory for every step would cost more time than the arithmetic.
+        kept: Memory for the rows from before the step.
     """
 
     rows: Sequence[Rows]
     is_plain: bool = True
-    memory: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    kept: Scratch = field(default_factory=Scratch, repr=False)
 
     @property
     def size(self) -> int:
@@ -61,57 +65,59 @@ class Piece:
     def steers(self) -> bool:
         return self.rows[0].entry.steers
 
-    def scratch(self, name: str, like: Tensor) -> Tensor:
-        """Memory that keeps its numbers until it is asked for under the same name again."""
-        found = self.memory.get(name)
-        if found is None or found.shape != like.shape or found.dtype != like.dtype:
-            found = self.memory[name] = torch.empty_like(like)
-        return found
+    @cached_property
+    def has_slots(self) -> bool:
+        """Whether each row has a step, which may be that of all rows."""
+        return self.quantizer is not None and self.steers
 
-    def read(self, name: str) -> Tensor:
-        """The rows as they are now; shape (n, len), float32 at least; see `scratch`."""
-        first = self.rows[0]
+    @cached_property
+    def vectors(self) -> list[Tensor]:
+        """All parameters, where they are vectors."""
+        return [one.entry.parameter for one in self.rows]
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Where the rows stand among all numbers of the vectors."""
+        parts, start = [], 0
+        for one in self.rows:
+            parts.append(one.index + start)
+            start += one.entry.parameter.numel()
+        return torch.cat(parts)
+
+    def read(self, memory: Scratch) -> Tensor:
+        """The rows as they are now; shape (n, len), float32 at least."""
         if len(self.rows) > 1:
-            found = torch.cat([one.gather(one.entry.parameter) for one in self.rows])
-        else:
-            found = first.gather(first.entry.parameter, out=self.memory.get(name))
-            self.memory[name] = found
-        return flat(found, first.entry.dimension)
+            return widened(join(self.vectors)[self.places, None])
+        (one,) = self.rows
+        parameter, dimension = one.entry.parameter, one.entry.dimension
+        shape = (*parameter.shape[:dimension], len(one.index), *parameter.shape[dimension + 1 :])
+        rows = one.gather(parameter, out=memory.take("rows", shape, parameter))
+        return flat(rows, dimension)
 
     def add(self, change: Tensor) -> None:
         """Adds to the rows; shape (n, len)."""
         if len(self.rows) > 1:
-            parts: Sequence[Tensor] = torch.split(change[:, 0], [len(one.index) for one in self.rows])
-        else:
-            entry = self.rows[0].entry
-            others = [size for i, size in enumerate(entry.parameter.shape) if i != entry.dimension]
-            parts = [change.view(len(change), *others).movedim(0, entry.dimension)]
-        for one, part in zip(self.rows, parts, strict=True):
-            parameter = one.entry.parameter
-            parameter.index_add_(one.entry.dimension, one.index, part.to(parameter.dtype))
+            numbers = join(self.vectors)
+            part(numbers.index_add_(0, self.places, change[:, 0].to(numbers.dtype)), self.vectors)
+            return
+        (one,) = self.rows
+        parameter, dimension = one.entry.parameter, one.entry.dimension
+        others = [size for i, size in enumerate(parameter.shape) if i != dimension]
+        shaped = change.view(len(change), *others).movedim(0, dimension)
+        parameter.index_add_(dimension, one.index, shaped.to(parameter.dtype))
 
     def fill(self) -> None:
         for one in self.rows:
             one.fill(one.entry.parameter)
 
-    def hold(self, d: Tensor, top: Tensor) -> Held:
-        """Measures the rows.
-
-        Args:
-            d: The step of each row, shape (n,).
-            top: q_m^t / d of each row.
-        """
-        x, quantizer = self.read("x"), self.quantizer
-        if quantizer is None:
-            return Held(x, x, None)
-        if not self.steers:
-            return self._hold_by_others(x, quantizer)
-        reach = x if self.is_plain else power(x, quantizer.t.detach().clamp(*EXPONENTS))
-        wide = top.to(x.dtype)[:, None]
-        v = torch.div(reach, d.to(x.dtype)[:, None], out=self.scratch("v", x))
-        # Not clamp_, which is slow where each row has bounds of its own.
-        torch.maximum(torch.minimum(v, wide, out=v), -wide if quantizer.bits.signed else 0 * wide, out=v)
-        return Held(x, v, torch.round(v, out=self.scratch("residual", v)).sub_(v))
+    def hold(self) -> Held:
+        """What the base optimizer's step would destroy."""
+        x, quantizer = self.read(self.kept), self.quantizer
+        if quantizer is None or (self.steers and self.is_plain):
+            return Held(x, x)
+        if self.steers:
+            return Held(x, power(x, quantizer.t.detach().clamp(*EXPONENTS)))
+        return self._hold_by_others(x, quantizer)
 
     def _hold_by_others(self, x: Tensor, quantizer: PlacedQuantizer) -> Held:
         """Where the steps belong to other units (of the rows, while these are columns): d is in v and R."""
@@ -124,6 +130,30 @@ class Piece:
         v = (x if on.t is None else power(x, on.t)) / on.d
         v = v.clamp_(-top if quantizer.bits.signed else 0 * top, top)
         return Held(x, v * on.d, (v.round() - v) * on.d)
+
+    def quotient(self, held: Held, d: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """v, in the memory of what is held.
+
+        Args:
+            d: The step of each row, and the bounds of v; shape (n, 1).
+        """
+        if not self.has_slots:
+            return held.v
+        v = held.v.div_(d)
+        # Not clamp_, which is slow where each row has bounds of its own.
+        return torch.maximum(torch.minimum(v, high, out=v), low, out=v)
+
+    def rounded(self, held: Held, memory: Scratch) -> Tensor:
+        """sgn(x) (v + R); v itself where nothing quantizes the rows."""
+        if self.has_slots:
+            return torch.round(held.v, out=memory.take("residual", held.v.shape, held.v))
+        return held.v if held.residual is None else held.v + held.residual
+
+    def residual(self, held: Held, memory: Scratch) -> Tensor | None:
+        """sgn(x) R, once v is known; None where nothing quantizes the rows."""
+        if not self.has_slots:
+            return held.residual
+        return torch.round(held.v, out=memory.take("residual", held.v.shape, held.v)).sub_(held.v)
 
 
 def pieces_of(rows: Sequence[Rows]) -> list[Piece]:

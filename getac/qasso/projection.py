@@ -17,6 +17,7 @@ from getac.errors import OptionError
 from getac.fx_graph.arguments import set_argument
 from getac.kernels.fake_quantize import Bits
 from getac.kernels.lattice import EXPONENTS, GREATEST, LEAST
+from getac.qasso.joined import join, part
 from getac.training.quantizers import PlacedQuantizer, place
 
 __all__ = ["Projection", "bits_of", "fix_bits", "reach_of", "set_bits"]
@@ -33,39 +34,51 @@ class Projection:
     """Brings every d of some quantizers into its range, in a handful of calls for all of them.
 
     Args:
-        quantizers: Whose `bits` are the bounds.
-        exponents: Those of the quantizers whose t is not 1 for good.
+        parts: The quantizers of each device.
     """
 
-    quantizers: Sequence[PlacedQuantizer]
-    exponents: Sequence[Tensor] | None
+    parts: Sequence[Ranges]
 
     @classmethod
     def of(cls, quantizers: Sequence[PlacedQuantizer]) -> Projection:
-        """Reads once which exponents are 1 and do not learn."""
-        plain = all(not one.t.requires_grad and float(one.t) == 1.0 for one in quantizers)
-        return cls(quantizers, None if plain else [one.t for one in quantizers])
+        """Reads once what the bounds are, and which exponents are 1 and do not learn."""
+        by_device: dict[torch.device, list[PlacedQuantizer]] = {}
+        for one in quantizers:
+            by_device.setdefault(one.d.device, []).append(one)
+        return cls([Ranges(several) for several in by_device.values()])
 
     @torch.no_grad()
     def apply(self) -> None:
         """Changes d where its bits are outside of their bounds, and nothing else."""
-        if not self.quantizers:
-            return
-        steps: list[Tensor] = [one.d for one in self.quantizers]
-        reach = self.reach()
-        finest = torch._foreach_div(reach, [one.bits.top(one.bits.most) for one in self.quantizers])
-        coarsest = torch._foreach_div(reach, [one.bits.top(one.bits.least) for one in self.quantizers])
-        torch._foreach_maximum_(steps, finest)
-        torch._foreach_minimum_(steps, coarsest)
+        for one in self.parts:
+            one.project()
 
-    def reach(self) -> list[Tensor]:
+
+class Ranges:
+    """Where the steps of quantizers may be, as one tensor; the quantizers' `bits` are the bounds."""
+
+    def __init__(self, quantizers: Sequence[PlacedQuantizer]) -> None:
+        self._d: list[Tensor] = [one.d for one in quantizers]
+        self._q_m: list[Tensor] = [one.q_m for one in quantizers]
+        is_plain = all(not one.t.requires_grad and float(one.t) == 1.0 for one in quantizers)
+        self._t = None if is_plain else [one.t for one in quantizers]
+        sizes = torch.tensor([one.d.numel() for one in quantizers])
+        self._owner = torch.repeat_interleave(sizes).to(self._d[0].device)
+        bounds = [[one.bits.top(bits) for bits in (one.bits.most, one.bits.least)] for one in quantizers]
+        tops = torch.tensor(bounds, dtype=torch.float64).to(self._d[0])[self._owner]
+        self._most, self._least = tops.unbind(1)
+
+    def project(self) -> None:
+        reach = self._reach()
+        d = torch.maximum(join(self._d), reach / self._most)
+        part(torch.minimum(d, reach / self._least), self._d)
+
+    def _reach(self) -> Tensor:
         """q_m^t of each, cut as `reach_of` does it."""
-        reach = list(torch._foreach_clamp_min([one.q_m for one in self.quantizers], LEAST))
-        torch._foreach_clamp_max_(reach, GREATEST)
-        if self.exponents is not None:
-            powers = zip(reach, self.exponents, strict=True)
-            reach = [q_m.pow(t.clamp(*EXPONENTS)).clamp_(max=GREATEST) for q_m, t in powers]
-        return reach
+        reach = join(self._q_m).clamp_(LEAST, GREATEST)
+        if self._t is None:
+            return reach
+        return reach.pow(join(self._t).clamp_(*EXPONENTS)[self._owner]).clamp_(max=GREATEST)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from getac.kernels.lattice import EXPONENTS, GREATEST, LEAST
+from getac.qasso.joined import join, part
 from getac.qasso.pieces import Piece
 from getac.training.quantizers import PlacedQuantizer
 
@@ -37,52 +38,44 @@ class Slots:
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device) -> None:
         self._pieces = [one for one in pieces if one.steers]
+        self._quantizers = [one.quantizer for one in self._pieces if one.quantizer is not None]
         counts = [slots_in(one) for one in pieces]
-        self.counts = counts
         self.total_count = sum(counts)
-        parts, start = [], 0
-        for one, count in zip(pieces, counts, strict=True):
-            part = torch.arange(count) if count > 1 else torch.zeros(one.size, dtype=torch.long)
-            parts.append(part + (start if count else self.total_count))
-            start += count
-        self.of_row = torch.cat([*parts, torch.zeros(0, dtype=torch.long)]).to(device)
-        tops = [(one.bits.top(one.bits.most), one.bits.top(one.bits.least)) for one in self._quantizers()]
+        self.of_row = rows_of(pieces, counts).to(device)
         sizes = torch.tensor([count for count in counts if count], dtype=torch.long)
-        each = torch.tensor(tops, dtype=torch.float64).view(-1, 2).repeat_interleave(sizes, 0)
-        self._most, self._least = each.to(device).unbind(1)
+        self._owner = torch.repeat_interleave(sizes).to(device)
+        self._place = places_of(self._pieces, self._quantizers).to(device)
+        bounds = [(one.bits.top(one.bits.most), one.bits.top(one.bits.least)) for one in self._quantizers]
+        tops = torch.tensor(bounds, dtype=torch.float64).view(-1, 2).to(device)[self._owner]
+        self._most, self._least = tops.unbind(1)
+        signs = [float(one.bits.signed) for one in self._quantizers]
+        self._signed = torch.tensor(signs, dtype=torch.float64).to(device)[self._owner]
         self._is_plain = all(one.is_plain for one in self._pieces)
 
-    def _quantizers(self) -> list[PlacedQuantizer]:
-        return [one.quantizer for one in self._pieces if one.quantizer is not None]
-
-    def _gather(self, name: str) -> Tensor:
+    def _gather(self, tensors: Sequence[Tensor]) -> Tensor:
         """d or q_m of every slot."""
-        parts = []
-        for piece, quantizer in zip(self._pieces, self._quantizers(), strict=True):
-            stored: Tensor = getattr(quantizer, name).detach()
-            parts.append(stored.index_select(0, piece.rows[0].index) if stored.ndim else stored.view(1))
-        return torch.cat([*parts, self._most.new_zeros(0)]).to(self._most)
+        return join(tensors)[self._place].double() if tensors else self._most.new_zeros(0)
 
     def read(self) -> Steps:
-        reach = self._gather("q_m").clamp_(LEAST, GREATEST)
+        reach = self._gather([one.q_m for one in self._quantizers]).clamp_(LEAST, GREATEST)
         if not self._is_plain:
-            reach = reach.pow(self._exponents()).clamp_(max=GREATEST)
+            exponents = join([one.t for one in self._quantizers])[self._owner].double()
+            reach = reach.pow(exponents.clamp_(*EXPONENTS)).clamp_(max=GREATEST)
         finest, coarsest = reach / self._most, reach / self._least
-        return Steps(self._gather("d").clamp_(finest, coarsest), finest, coarsest, reach)
+        d = self._gather([one.d for one in self._quantizers]).clamp_(finest, coarsest)
+        return Steps(d, finest, coarsest, reach)
 
-    def _exponents(self) -> Tensor:
-        pairs = zip(self._pieces, self._quantizers(), strict=True)
-        parts = [q.t.detach().to(self._most).view(1).expand(slots_in(piece)) for piece, q in pairs]
-        return torch.cat(parts).clamp_(*EXPONENTS)
+    def bounds(self, steps: Steps) -> Tensor:
+        """What a row is divided by, and the bounds of the quotient: d, -top, top; shape (rows, 3)."""
+        top = steps.reach / steps.d
+        bounds = torch.stack([steps.d, -top * self._signed, top], 1)
+        return torch.cat([bounds, bounds.new_tensor([[1.0, -torch.inf, torch.inf]])])[self.of_row]
 
     def write(self, d: Tensor) -> None:
-        parts = torch.split(d, [count for count in self.counts if count])
-        for piece, quantizer, mine in zip(self._pieces, self._quantizers(), parts, strict=True):
-            mine = mine.to(quantizer.d)
-            if quantizer.d.ndim:
-                quantizer.d.index_copy_(0, piece.rows[0].index, mine)
-            else:
-                quantizer.d.copy_(mine[0])
+        tensors = [one.d for one in self._quantizers]
+        if tensors:
+            numbers = join(tensors)
+            part(numbers.index_copy_(0, self._place, d.to(numbers.dtype)), tensors)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the rows of each slot."""
@@ -97,3 +90,23 @@ def slots_in(piece: Piece) -> int:
     if not piece.steers or piece.quantizer is None:
         return 0
     return piece.size if piece.quantizer.d.ndim else 1
+
+
+def rows_of(pieces: Sequence[Piece], counts: Sequence[int]) -> Tensor:
+    """The slot of each row; the one after the last where there is none."""
+    parts, start = [], 0
+    for one, count in zip(pieces, counts, strict=True):
+        own = torch.arange(count) if count > 1 else torch.zeros(one.size, dtype=torch.long)
+        parts.append(own + (start if count else sum(counts)))
+        start += count
+    return torch.cat([*parts, torch.zeros(0, dtype=torch.long)])
+
+
+def places_of(pieces: Sequence[Piece], quantizers: Sequence[PlacedQuantizer]) -> Tensor:
+    """Where the step of each slot stands among all steps of the quantizers."""
+    parts, start = [torch.zeros(0, dtype=torch.long)], 0
+    for piece, quantizer in zip(pieces, quantizers, strict=True):
+        own = piece.rows[0].index.cpu() if quantizer.d.ndim else torch.zeros(1, dtype=torch.long)
+        parts.append(own + start)
+        start += quantizer.d.numel()
+    return torch.cat(parts)

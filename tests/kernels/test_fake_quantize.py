@@ -254,7 +254,7 @@ def test_values_are_the_integers_of_the_record(shape, per_channel, signed, bits,
     assert np.array_equal(y, record.quantize(x))
     integers = record.integers(y)
     assert np.abs(integers).max() <= on.top
-    assert np.array_equal(integers.astype(np.float32) * record.steps_for(x.ndim), y)
+    assert np.array_equal(integers.astype(np.float32) * record.steps_for(x.shape), y)
 
 
 @pytest.mark.parametrize("exponent", [0.6, 1.0, 1.7])

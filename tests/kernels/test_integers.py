@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from getac.kernels.integers import BIAS_LIMIT, bias_integers, floored_steps, spare_bits
+from getac.kernels.integers import BIAS_LIMIT, PAIR_LIMIT, bias_integers, floored_steps, spare_bits
 
 F32 = np.float32
 
@@ -65,7 +65,19 @@ def test_beyond_int32_is_clipped_and_does_not_wrap():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "bits"), [(-127, 127, 0), (-63, 63, 1), (-7, 7, 4), (-8, 7, 4), (-1, 1, 6), (0, 255, 0)]
+    ("low", "high", "bits"),
+    [(-127, 127, 0), (-63, 63, 0), (-31, 31, 1), (-7, 7, 3), (-8, 7, 3), (-1, 1, 6), (0, 0, 6), (0, 255, 0)],
 )
 def test_a_coarse_lattice_has_bits_to_spare(low: int, high: int, bits: int) -> None:
     assert spare_bits(low, high) == bits
+
+
+@pytest.mark.parametrize("weight_bits", range(2, 9))
+@pytest.mark.parametrize("activation_bits", range(2, 9))
+def test_few_bits_are_safe_without_vnni(weight_bits: int, activation_bits: int) -> None:
+    """There two products are added in an INT16, which 8-bit weights and activations may not fit."""
+    high, activation = 2 ** (weight_bits - 1) - 1, 2**activation_bits - 1
+    spread = high * 2 ** spare_bits(-high, high, activation)
+    assert spread <= 127
+    assert 2 * activation * spread <= PAIR_LIMIT or (weight_bits, activation_bits) == (8, 8)
+    assert 4 * activation * spread > PAIR_LIMIT or 2 * spread > 127  # as fine as possible

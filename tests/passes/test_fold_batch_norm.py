@@ -191,7 +191,7 @@ def on_lattice(shape, axis, bits, per_channel, seed=3):
     integers.flat[:2] = -high, high
     steps = rng.uniform(1e-3, 1e-1, shape[axis] if per_channel else ()).astype(np.float32)
     record = Quantizer(steps, -high, high, axis if per_channel else None)
-    return integers, (integers * record.steps_for(len(shape))).astype(np.float32), record
+    return integers, (integers * record.steps_for(shape)).astype(np.float32), record
 
 
 def quantized_layer(build, operator, weight, x_shape, **parameters):

@@ -95,6 +95,11 @@ class GraphBuilder(Graph):
         product = self.emit("MatMul", [x, self.parameter("matmul", "weight", weight)], shape)
         return self.emit("Add", [product, self._bias("add", features)], shape)
 
+    def embedding(self, rows: Value, words: int, width: int) -> Value:
+        """Looks up a row of a table for each of some integers."""
+        table = self.parameter("gather", "table", self._normal((words, width), 0.02))
+        return self.emit("Gather", [table, rows], (*rows.shape, width), axis=0)
+
     # Operators without parameters
 
     def unary(self, op: str, x: Value, **attributes: Any) -> Value:

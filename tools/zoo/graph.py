@@ -35,8 +35,8 @@ class Graph:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
 
-    def input(self, name: str, *shape: int) -> Value:
-        self._inputs.append(_value_info(Value(name, shape)))
+    def input(self, name: str, *shape: int, dtype: int = TensorProto.FLOAT) -> Value:
+        self._inputs.append(_value_info(Value(name, shape), dtype))
         return Value(name, shape)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
@@ -82,5 +82,5 @@ class Graph:
         return self.constant(f"{self.next_name(op)}.{role}", np.ascontiguousarray(value, dtype))
 
 
-def _value_info(value: Value) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [BATCH, *value.shape])
+def _value_info(value: Value, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(value.name, dtype, [BATCH, *value.shape])

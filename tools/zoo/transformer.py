@@ -25,13 +25,14 @@ def transformer(
     g = builder("transformer", seed)
     x = g.input("embedding", tokens, width)
     for _ in range(layers):
-        x = g.add(x, _attention(g, g.layer_norm(x), heads))
+        x = g.add(x, attention(g, g.layer_norm(x), heads))
         y = g.unary("Gelu", g.linear(g.layer_norm(x), hidden))
         x = g.add(x, g.linear(y, width))
     return g.build(g.linear(g.layer_norm(x), classes))
 
 
-def _attention(g: GraphBuilder, x: Value, heads: int) -> Value:
+def attention(g: GraphBuilder, x: Value, heads: int, causal: bool = False) -> Value:
+    """Of each token to all others, or (causal) to itself and those before it."""
     tokens, width = x.shape
     size = width // heads
     query = _heads(g, x, heads, (0, 2, 1, 3))
@@ -39,7 +40,11 @@ def _attention(g: GraphBuilder, x: Value, heads: int) -> Value:
     value = _heads(g, x, heads, (0, 2, 1, 3))
     scale = g.constant("attention.scale", np.array(1 / math.sqrt(size), np.float32))
     scores = g.emit("MatMul", [query, key], (heads, tokens, tokens))
-    weights = g.unary("Softmax", g.emit("Mul", [scores, scale], scores.shape), axis=-1)
+    scores = g.emit("Mul", [scores, scale], scores.shape)
+    if causal:
+        later = np.triu(np.full((tokens, tokens), -1e4, np.float32), k=1)
+        scores = g.emit("Add", [scores, g.constant("attention.mask", later)], scores.shape)
+    weights = g.unary("Softmax", scores, axis=-1)
     mixed = g.transpose(g.emit("MatMul", [weights, value], (heads, tokens, size)), 0, 2, 1, 3)
     return g.linear(g.reshape(mixed, (0, -1, width), (tokens, width)), width)
 

@@ -1,0 +1,33 @@
+"""ONNX operators that compute nothing: every entry of their results is one of their first input's.
+
+What they make of rounded numbers is on the same lattice, and what they make of numbers that are never
+negative never is either. (`getac.rules.picking` says it of the rules, for both kinds of graph.)
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+__all__ = ["REARRANGING", "rearranges"]
+
+REARRANGING = frozenset(
+    (
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+        *("Transpose", "DepthToSpace", "SpaceToDepth"),
+        *("Slice", "Split", "Gather", "GatherElements", "Expand", "Tile", "Resize"),
+    )
+)
+
+
+def rearranges(node: ir.Node) -> bool:
+    """Whether every entry of a node's results is one of its first input's."""
+    if node.op_type not in REARRANGING or node.domain not in ("", "ai.onnx"):
+        return False
+    return node.op_type != "Resize" or takes_nearest(node)
+
+
+def takes_nearest(resize: ir.Node) -> bool:
+    """Whether a Resize neither interpolates nor makes up what lies outside."""
+    mode = resize.attributes.get_string("mode", "nearest")
+    outside = resize.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    return mode == "nearest" and outside != "tf_crop_and_resize"
