@@ -13,7 +13,7 @@ from .lattice import Lattice
 
 __all__ = ["Scratch", "blocks", "in_memory_order"]
 
-BLOCK = 1 << 16  # elements: what is computed in between stays in the cache, and takes no memory
+BLOCK = 1 << 18  # elements: what is computed in between stays in the cache, and takes little memory
 
 
 def in_memory_order(axis: int | None, like: Tensor, *others: Tensor) -> list[Tensor]:

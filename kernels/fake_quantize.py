@@ -21,13 +21,14 @@ else changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .blocks import Scratch, blocks, in_memory_order
+from .blocks import BLOCK, Scratch, blocks, in_memory_order
 from .lattice import Bits, Lattice, lattice, number, through_bounds
 from .traced_quantize import is_traced, traced_quantize
 
@@ -111,17 +112,34 @@ def bound_(u: Tensor, on: Lattice, signed: bool) -> Tensor:
     return torch.maximum(u, -on.top, out=u) if signed else u.clamp_(min=0)
 
 
-def pass_inside(grad: Tensor, u: Tensor, on: Lattice, signed: bool, out: Tensor, spare: Tensor) -> None:
-    """The gradient where u is in the range, 0 elsewhere; then bounds u."""
+def pass_inside(
+    grad: Tensor, u: Tensor, on: Lattice, signed: bool, out: Tensor, spare: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Writes the gradient where u is in the range, 0 elsewhere; returns bounded u, and memory to use again."""
     backward_of_clip = torch.ops.aten.hardtanh_backward.grad_input  # its edges are outside, ours are inside
     tiny, eps = torch.finfo(u.dtype).tiny, torch.finfo(u.dtype).eps
     if isinstance(on.top, float):
         edge = on.top * (1 + 4 * eps)
         backward_of_clip(grad, u, -edge if signed else -tiny, edge, grad_input=out)
-    else:
-        beyond = bound_(spare.copy_(u), on, signed).sub_(u)
-        backward_of_clip(grad, beyond, -tiny, tiny, grad_input=out)
-    bound_(u, on, signed)
+        return bound_(u, on, signed), spare
+    torch.minimum(u, on.top, out=spare)
+    v = torch.maximum(spare, -on.top, out=spare) if signed else spare.clamp_(min=0)
+    backward_of_clip(grad, torch.sub(v, u, out=out), -tiny, tiny, grad_input=out)
+    return v, u
+
+
+def is_small(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether x is one block as it lies in memory: most weights are, and calls are what they cost."""
+    return x.numel() <= BLOCK and x.dtype == dtype and x.is_contiguous()
+
+
+def broadcast(parameter: Tensor, rank: int, axis: int | None) -> Tensor:
+    """What there is one of per index of an axis, against a tensor of that rank."""
+    return (
+        parameter.view([-1 if i == axis % rank else 1 for i in range(rank)])
+        if axis is not None
+        else parameter
+    )
 
 
 def wide(part: Tensor, spare: Tensor) -> Tensor:
@@ -140,12 +158,20 @@ def forward(
     least: float,
     most: float,
 ) -> Tensor:
+    return quantized(x, known(lattice(d, q_m, t, Bits(signed, least, most))), axis, signed)
+
+
+def quantized(x: Tensor, on: Lattice, axis: int | None, signed: bool) -> Tensor:
+    """x_Q on a lattice whose bounds are `known`."""
     result = torch.empty_like(x)
     if not x.numel():
         return result
-    on, dtype = known(lattice(d, q_m, t, Bits(signed, least, most))), torch.promote_types(x.dtype, d.dtype)
+    dtype = torch.promote_types(x.dtype, on.d.dtype)
+    if is_small(x, dtype):
+        here = on.each(lambda one: broadcast(one, x.ndim, axis))
+        return bound_(quotient(x, here, out=result), here, signed).round_().mul_(here.d)
     scratch = Scratch(2, dtype)
-    for here, (out, part) in blocks(on, in_memory_order(axis if d.ndim else None, result, x)):
+    for here, (out, part) in blocks(on, in_memory_order(axis if on.d.ndim else None, result, x)):
         u, v = (out, part) if x.dtype == dtype else scratch.like(out)
         quotient(wide(part, v), here, out=u)
         bound_(u, here, signed).round_()
@@ -169,19 +195,47 @@ def backward(
     exponent: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients to x, d, q_m and t; that to t is 0 where it is not asked for."""
+    bits = Bits(signed, least, most)
+    return gradients(grad, x, d, known(lattice(d, q_m, t, bits)), axis, bits, exponent)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, d: Tensor, on: Lattice, axis: int | None, bits: Bits, exponent: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same, from the lattice that the forward pass has used.
+
+    Args:
+        d: The step as given.
+        on: Its bounds are `known`.
+    """
     to_x, dtype = torch.empty_like(x), torch.promote_types(x.dtype, d.dtype)
     if not x.numel():
-        return to_x, torch.zeros_like(d), torch.zeros_like(q_m), d.new_zeros(())
-    bits = Bits(signed, least, most)
-    on = known(lattice(d, q_m, t, bits))
-    scratch, sums = Scratch(2 if x.dtype == dtype else 5, dtype), []
-    for here, parts in blocks(on, in_memory_order(axis if d.ndim else None, to_x, x, grad)):
-        sums.append(slopes(parts, here, signed, exponent, scratch.like(parts[0])))
-    to_d, to_top, to_t = (total(found, d) for found in zip(*sums, strict=True))
+        return to_x, torch.zeros_like(d), torch.zeros_like(d), d.new_zeros(())
+    to_d, to_top, to_t = slopes_of((to_x, x, grad), on, axis, bits.signed, exponent, dtype)
     to_d, to_q_m, to_reach = through_bounds(d, on, bits, to_d, to_top)
     if exponent:
         to_t = to_t + to_reach * on.reach() * on.q_m.log()
     return to_x, to_d, to_q_m, to_t.sum()
+
+
+def slopes_of(
+    tensors: tuple[Tensor, Tensor, Tensor],
+    on: Lattice,
+    axis: int | None,
+    signed: bool,
+    exponent: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `slopes`, for tensors of any size."""
+    to_x, x, grad = tensors
+    if is_small(x, dtype) and grad.is_contiguous() and (on.d.ndim or x.ndim == 1):
+        here = on.each(lambda one: broadcast(one, x.ndim, axis))
+        return slopes(tensors, here, signed, exponent, (torch.empty_like(x), torch.empty_like(x)))
+    scratch, sums = Scratch(2 if x.dtype == dtype else 5, dtype), []
+    for here, parts in blocks(on, in_memory_order(axis if on.d.ndim else None, *tensors)):
+        sums.append(slopes(parts, here, signed, exponent, scratch.like(parts[0])))
+    to_d, to_top, to_t = (total(found, on.d) for found in zip(*sums, strict=True))
+    return to_d, to_top, to_t
 
 
 def slopes(
@@ -189,16 +243,16 @@ def slopes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Writes the gradient to x; returns what x adds to those to d, to q_m^t (times top), and to t."""
     to_x, x, grad = parts
-    u, v, *rest = spare
+    u, _, *rest = spare
     inner = rest[0] if rest else to_x
     x, grad = (wide(x, rest[1]), wide(grad, rest[2])) if rest else (x, grad)
     quotient(x, on, out=u)
-    pass_inside(grad, u, on, signed, inner, v)
+    v, free = pass_inside(grad, u, on, signed, inner, spare[1])
     if rest:
         to_x.copy_(inner)
-    to_t = power_slope(grad, u, on, v) if exponent else u.new_zeros(on.d.numel())
-    to_d = summed(grad, torch.round(u, out=v).sub_(u), on.d)
-    return to_d, summed(u, torch.sub(grad, inner, out=v), on.d), to_t
+    to_t = power_slope(grad, v, on, free) if exponent else on.d.new_zeros(1)
+    to_d = summed(grad, torch.round(v, out=free).sub_(v), on.d)
+    return to_d, summed(v, torch.sub(grad, inner, out=free), on.d), to_t
 
 
 def power_slope(grad: Tensor, v: Tensor, on: Lattice, spare: Tensor) -> Tensor:
@@ -220,13 +274,30 @@ def total(parts: Sequence[Tensor], like: Tensor) -> Tensor:
     return torch.cat(list(parts)) if like.numel() != parts[0].numel() else torch.stack(list(parts)).sum(0)
 
 
+def is_direct(x: Tensor) -> bool:
+    """Whether a call of the operator would come here: then a call of what stands here costs less."""
+    is_plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu"
+    return is_plain and not torch._C._len_torch_dispatch_stack() and not has_own_kernel("CPU")
+
+
+@cache
+def has_own_kernel(key: str) -> bool:
+    """Asked once: kernels are registered before there is anything to quantize."""
+    names = ("getac::fake_quantize", "getac::fake_quantize_backward")
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for name in names)
+
+
 class FakeQuantize(torch.autograd.Function):
     """The two operators as one; leaner than what torch.library.register_autograd would generate."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
         ctx.save_for_backward(x, d, q_m, t)
-        ctx.rest = rest
+        ctx.rest, ctx.on = rest, None
+        if is_direct(x):
+            axis, *bits = rest
+            ctx.on = known(lattice(d, q_m, t, Bits(*bits)))
+            return quantized(x, ctx.on, axis, bits[0])
         with torch._C._AutoDispatchBelowAutograd():
             result: Tensor = torch.ops.getac.fake_quantize.default(x, d, q_m, t, *rest)
             return result
@@ -235,6 +306,11 @@ class FakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         op, exponent = torch.ops.getac.fake_quantize_backward.default, ctx.needs_input_grad[3]
+        if ctx.on is not None:
+            x, d, _, _ = ctx.saved_tensors
+            axis, *bits = ctx.rest
+            *grads, to_t = gradients(grad, x, d, ctx.on, axis, Bits(*bits), exponent)
+            return *grads, to_t if exponent else None, None, None, None, None
         *grads, to_t = op(grad, *ctx.saved_tensors, *ctx.rest, exponent)
         return *grads, to_t if exponent else None, None, None, None, None
 

@@ -92,13 +92,13 @@ def lattice(d: Tensor, q_m: Tensor, t: Tensor | None, bits: Bits) -> Lattice:
     """
     exponent = None if t is None or number(t) == 1.0 else t.clamp(*EXPONENTS)
     greatest = bits.top(bits.most)
-    on = Lattice(d, q_m.clamp(LEAST, GREATEST), exponent, greatest)
-    reach = on.reach()
+    q_m = q_m.clamp(LEAST, GREATEST)
+    reach = Lattice(d, q_m, exponent, greatest).reach()
     finest = reach / greatest
     if bits.fixed:
-        return on._replace(d=finest)
+        return Lattice(finest, q_m, exponent, greatest)
     step = torch.minimum(torch.maximum(d, finest), reach / bits.top(bits.least))
-    return on._replace(d=step, top=reach / step)
+    return Lattice(step, q_m, exponent, reach / step)
 
 
 def number(parameter: Tensor) -> float | None:
@@ -123,4 +123,5 @@ def through_bounds(
     else:
         bounded = d != on.d
         from_d, to_d = to_d.where(bounded, 0) / on.top, to_d.masked_fill(bounded, 0)
-    return to_d, (to_top / on.top + from_d) * on.slope(), from_d
+    to_q_m = to_top / on.top + from_d
+    return to_d, to_q_m if on.t is None else to_q_m * on.slope(), from_d

@@ -2,6 +2,10 @@
 
 The formulas and their roundings are those of fake_quantize.py: the outputs are the same to the last bit.
 An exponent would cost a power per element whatever its value is, so with one the operator stays whole.
+
+Forward divides and then clips, backward clips and then divides: the same numbers to a rounding, but not the
+same operations. Operations that the two share are computed once by AOTAutograd, and their results, of the
+size of x, would wait in memory for the backward pass. So each tensor is read once and written once.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from torch import Tensor
 from torch._guards import TracingContext  # no public function tells that AOTAutograd is tracing
 from torch.autograd.function import once_differentiable
 
-from .lattice import Bits, Lattice, lattice, through_bounds
+from .lattice import Bits, lattice, through_bounds
 
 __all__ = ["is_traced", "traced_quantize"]
 
@@ -29,12 +33,15 @@ def traced_quantize(x: Tensor, d: Tensor, q_m: Tensor, *rest: Any) -> Tensor:
     return result
 
 
-def quotient(x: Tensor, on: Lattice, signed: bool) -> tuple[Tensor, Tensor]:
-    """x / d within the range, and where it makes a difference of more than a rounding."""
-    u = x.to(torch.promote_types(x.dtype, on.d.dtype)) / on.d
-    top = on.top if isinstance(on.top, Tensor) else on.d.new_full((), on.top)
-    low, near = -top if signed else torch.zeros_like(top), 1 + 4 * torch.finfo(u.dtype).eps
-    return u.clamp(low, top), (u < low * near) | (u > top * near)
+def bounded(x: Tensor, edge: Any, signed: bool) -> Tensor:
+    """x within an edge that is a tensor or a number."""
+    return x.clamp(-edge if signed else 0 * edge, edge)
+
+
+def beyond(x: Tensor, edge: Tensor, signed: bool) -> Tensor:
+    """Where an edge makes a difference of more than a rounding."""
+    edge = edge * (1 + 4 * torch.finfo(x.dtype).eps)
+    return x.abs() > edge if signed else (x < 0) | (x > edge)
 
 
 class TracedQuantize(torch.autograd.Function):
@@ -44,8 +51,8 @@ class TracedQuantize(torch.autograd.Function):
         ctx.form = [-1 if axis is not None and i == axis % x.ndim else 1 for i in range(x.ndim)]
         ctx.bits = Bits(*bits)
         on = lattice(d, q_m, None, ctx.bits).each(lambda one: one.view(ctx.form))
-        v, _ = quotient(x, on, ctx.bits.signed)
-        return (v.round() * on.d).to(x.dtype)
+        u = x.to(torch.promote_types(x.dtype, d.dtype)) / on.d
+        return (bounded(u, on.top, ctx.bits.signed).round() * on.d).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -53,8 +60,10 @@ class TracedQuantize(torch.autograd.Function):
         x, d, q_m = ctx.saved_tensors
         lattice_on = lattice(d, q_m, None, ctx.bits)
         on = lattice_on.each(lambda one: one.view(ctx.form))
-        v, outside = quotient(x, on, ctx.bits.signed)
-        grad = grad.to(v.dtype)
+        dtype = torch.promote_types(x.dtype, d.dtype)
+        wide, grad = x.to(dtype), grad.to(dtype)
+        v = bounded(wide, on.q_m, ctx.bits.signed) / on.d
+        outside = beyond(wide, on.q_m, ctx.bits.signed)
         to_d = (grad * (v.round() - v)).sum_to_size(on.d.shape).view(d.shape)
         to_top = (grad.where(outside, 0) * v).sum_to_size(on.d.shape).view(d.shape)
         to_d, to_q_m, _ = through_bounds(d, lattice_on, ctx.bits, to_d, to_top)

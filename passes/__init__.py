@@ -10,6 +10,7 @@ from getac.passes.choose_strategies import ChooseStrategies
 from getac.passes.choose_units import ChooseUnits
 from getac.passes.drop_dynamic_quantizers import DropDynamicQuantizers
 from getac.passes.expand_qoperators import ExpandQOperators
+from getac.passes.flatten_products import FlattenProducts
 from getac.passes.fold_batch_norm import FoldBatchNorm
 from getac.passes.fold_constants import FoldConstants
 from getac.passes.fold_quantizers import FoldQuantizers
@@ -17,10 +18,12 @@ from getac.passes.infer_axes import InferAxes
 from getac.passes.infer_shapes import InferShapes
 from getac.passes.lower_integers import LowerIntegers
 from getac.passes.matmul_to_gemm import MatMulToGemm
+from getac.passes.mean_to_pool import MeanToPool
 from getac.passes.name_squeezed import NameSqueezed
 from getac.passes.pack_weights import PackWeights
 from getac.passes.quantize_embeddings import QuantizeEmbeddings
 from getac.passes.quantize_weights import QuantizeWeights
+from getac.passes.recognize_quantizers import RecognizeQuantizers
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.remove_identities import RemoveIdentities
 from getac.passes.share_storage import ShareStorage
@@ -40,6 +43,7 @@ __all__ = [
     "DropDynamicQuantizers",
     "ExpandQOperators",
     "Fact",
+    "FlattenProducts",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldQuantizers",
@@ -47,6 +51,7 @@ __all__ = [
     "InferShapes",
     "LowerIntegers",
     "MatMulToGemm",
+    "MeanToPool",
     "NameSqueezed",
     "PackWeights",
     "Pass",
@@ -55,6 +60,7 @@ __all__ = [
     "QuantizeEmbeddings",
     "QuantizeWeights",
     "Refusal",
+    "RecognizeQuantizers",
     "RemoveDead",
     "RemoveIdentities",
     "ShareStorage",
@@ -80,6 +86,8 @@ def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
         RemoveIdentities(),  # first: folding quantizers leaves Identities, which carry a record
         DropDynamicQuantizers(),
         ExpandQOperators(),  # before quantizers are folded: it makes some
+        RecognizeQuantizers(),
+        RemoveDead(),  # what a quantizer was spelled with still reads what it rounds
         FoldQuantizers(),  # early: what is folded into a quantized weight must keep its integers
         RemoveDead(),  # an unused branch would freeze what it touches
         InferShapes(),
@@ -87,6 +95,7 @@ def analysis_passes(wishes: Wishes = NO_WISHES) -> tuple[Pass, ...]:
         FoldConstants(),  # layers whose weights an exporter transposes, or whose bias it makes up
         InferShapes(),
         NameSqueezed(),
+        MeanToPool(),
         MatMulToGemm(),
         FoldBatchNorm(),  # before the axes: a dead channel shows in the folded weight
         RemoveDead(),
@@ -111,6 +120,7 @@ def quantizing_passes(
     """Gives weights and activations their quantizers; ranges are those of the sliced model."""
     return (
         QuantizeEmbeddings(embedding_bits),  # first: a head that is tied to a table takes its steps
+        FlattenProducts(),
         QuantizeWeights(weight_bits, block),
         Calibrate(method, activation_bits, progress),
     )

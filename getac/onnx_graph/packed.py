@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from getac.kernels.packing import digits_per_byte, lookup_table, pack_digits
 from getac.onnx_graph.edit import Array, array_of, taken_names, unique_name
-from getac.onnx_graph.packing import Packing, Part
+from getac.onnx_graph.packing import COMPUTED_AS, Packing, Part
 
-__all__ = ["Packer"]
+__all__ = ["Packer", "numbers_of"]
 
 NODE_BYTES, TENSOR_BYTES = 30, 20
 """What a node and a stored tensor take in a file, beside names and data."""
@@ -35,10 +35,10 @@ class Packer:
 
     def nbytes(self, value: ir.Value, packing: Packing) -> int:
         """Bytes in the file that a packed tensor needs, with its nodes and what no tensor before it has."""
-        array, name = array_of(value), len(value.name or "")
+        array, name = numbers_of(value), len(value.name or "")
         tables = [part for part in packing.parts if part.native is None]
         new = [part for part in tables if table_key(part, array) not in self.constants]
-        nodes = sum(3 if part.native is None else 2 for part in packing.parts) + len(packing.parts) - 1
+        nodes = sum(4 if part.native is None else 3 for part in packing.parts)  # a Reshape or a sum too many
         return (
             packing.nbytes(array.size)
             + nodes * (NODE_BYTES + 3 * name)
@@ -48,18 +48,20 @@ class Packer:
 
     def pack(self, value: ir.Value, packing: Packing) -> None:
         """Gives all readers of a stored tensor what restores it, under its name; the tensor goes."""
-        array, name = array_of(value), str(value.name)
+        array, name = numbers_of(value), str(value.name)
         terms = [self.term(name, array, packing, part) for part in packing.parts]
         restored = terms[0]
         for term in terms[1:]:
             restored = self.node("Add", [restored, term], f"{name}.sum")
+        if ir.DataType.from_numpy(array.dtype) is not value.dtype and value.dtype is not None:
+            restored = self.node("Cast", [restored], f"{name}.narrow", to=int(value.dtype))
         for user, index in list(value.uses()):
             user.replace_input_with(index, restored)
         self.graph.initializers.pop(name)
         producer = restored.producer()
         assert producer is not None
         restored.name = producer.name = name
-        restored.type, restored.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), value.shape
+        restored.type, restored.shape = value.type, value.shape
 
     def term(self, name: str, array: Array, packing: Packing, part: Part) -> ir.Value:
         """What one part adds to the tensor."""
@@ -128,3 +130,9 @@ def table_size(base: int) -> int:
     """Entries of a table: a row per byte, a column per digit."""
     places = digits_per_byte(base)
     return int(base**places) * places
+
+
+def numbers_of(value: ir.Value) -> Array:
+    """The integers of a stored tensor, of a type that NumPy and onnxruntime compute with."""
+    assert value.dtype is not None
+    return array_of(value).astype(COMPUTED_AS[value.dtype].numpy(), copy=False)

@@ -5,9 +5,9 @@
     the sum of several of these                                        parts, where no type has the width
 
 onnxruntime folds all of it when it loads the model, before it looks for integer kernels, so that these see
-the INT8 tensor of before. OpenVINO takes a Mul of constant integers for a part of a dequantization, and then
-does not use its integer kernel: there, a table holds the unit. A table also holds what integers that are not
-around 0 have in common.
+the INT8 tensor of before. OpenVINO takes a Mul of constant integers for a part of a dequantization: it
+multiplies at every run, and makes up for zero points in bfloat16. So in a portable model a table holds the
+unit, and also what integers that are not around 0 have in common.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ import onnx_ir as ir
 from getac.kernels.packing import bits_needed, common_shift, digits_per_byte, part_of, part_widths
 from getac.onnx_graph.edit import Array
 
-__all__ = ["PACKED_TYPES", "Packing", "Part", "Target", "digits_name", "packings"]
+__all__ = ["COMPUTED_AS", "Packing", "Part", "Target", "digits_name", "packings"]
 
-PACKED_TYPES = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
-"""The types of tensors that can be packed."""
+COMPUTED_AS = {
+    **{
+        dtype: dtype for dtype in (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
+    },
+    ir.DataType.INT4: ir.DataType.INT8,
+    ir.DataType.UINT4: ir.DataType.UINT8,
+}
+"""The types of tensors that can be packed -> what their arithmetic is done in."""
 
 NATIVE = {
     (8, True): ir.DataType.INT8,

@@ -21,6 +21,7 @@ from getac.onnx_graph.external_data import ModelFolders, WeightTable, put_back, 
 from getac.onnx_graph.functions import Names, inline_functions, subgraphs
 from getac.onnx_graph.opset import convert_opset, default_opset
 from getac.onnx_graph.origin import Origin, set_origin
+from getac.onnx_graph.qonnx import give_bodies
 from getac.onnx_graph.two_bits import widen_two_bits
 
 __all__ = ["IR_VERSION", "load", "read_model", "read_proto"]
@@ -114,6 +115,7 @@ def _prepare(
     _normalise_domains(light)
     _check_and_sort(light)
     widen_two_bits(light, weights)
+    give_bodies(light)
     light = convert_opset(inline_functions(light))
     _check_and_sort(light)  # what inlining and conversion made
     return light, weights, files

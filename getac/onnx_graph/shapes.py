@@ -18,7 +18,7 @@ from getac.onnx_graph.node_inference import Array
 from getac.onnx_graph.probe import Probe
 from getac.onnx_graph.tensor_types import dtype_of, sizes_of
 
-__all__ = ["Dim", "Shapes", "UnfittingSizesError", "infer_shapes"]
+__all__ = ["Dim", "Shapes", "UnfittingSizesError", "infer_shapes", "open_shapes"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,18 @@ def infer_shapes(model: ir.Model, bindings: Mapping[str, int] | None = None) -> 
     """
     first, second, symbols = fitting_probes(model, bindings or {})
     return _settled(first, second, symbols)
+
+
+def open_shapes(model: ir.Model, bindings: Mapping[str, int]) -> Shapes:
+    """The same with every symbol open, so that nothing that follows holds for one size alone.
+
+    Args:
+        bindings: Sizes that data settles, which count only where the model does not run on others.
+    """
+    try:
+        return infer_shapes(model)
+    except UnfittingSizesError:
+        return infer_shapes(model, bindings)
 
 
 def _settled(first: Probe, second: Probe, symbols: Sequence[ProbedSymbol]) -> Shapes:

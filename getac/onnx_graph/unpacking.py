@@ -20,7 +20,7 @@ from getac.onnx_graph.qdq import Storage, cut_nodes
 from getac.onnx_graph.view import evaluator
 from getac.quantizer import Quantizer
 
-__all__ = ["unpack_weights"]
+__all__ = ["computed_integers", "unpack_weights"]
 
 UNPACKING = frozenset(
     {"Add", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Cast", "Clip", "Concat", "Gather", "Mul"}
@@ -37,8 +37,8 @@ def unpack_weights(graph: ir.Graph) -> None:
             continue
         if not all(reads_integers(user, index) for user, index in end.uses()):
             continue  # in the middle of a branch
-        integers = evaluated(end, {})
-        if integers is not None and integers.dtype.kind in "iu" and integers.size:
+        integers = computed_integers(end)
+        if integers is not None and integers.size:
             restore(graph, end, integers)
 
 
@@ -47,6 +47,17 @@ def reads_integers(node: ir.Node, index: int) -> bool:
     if node.op_type == "Cast":
         return ir.DataType(node.attributes.get_int("to", 0)).is_floating_point()
     return index == 0 and node.op_type in ("DequantizeLinear", "Gather")
+
+
+def computed_integers(value: ir.Value) -> Array | None:
+    """The integers that a branch of stored tensors computes, None if it is another one."""
+    array = evaluated(value, {})
+    return array if array is not None and is_integer(array) else None
+
+
+def is_integer(array: Array) -> bool:
+    """Also the types of few bits, which NumPy has from a library and does not call integers."""
+    return ir.DataType.from_numpy(array.dtype).is_integer()
 
 
 def evaluated(value: ir.Value | None, known: dict[ir.Value, Array | None]) -> Array | None:
@@ -78,11 +89,12 @@ def restore(graph: ir.Graph, end: ir.Value, integers: Array) -> None:
     name, users, producer = str(end.name), list(end.uses()), end.producer()
     assert producer is not None
     producer.name = end.name = unique_name(graph, f"{name}.packed")  # its own name is the tensor's again
-    shift = common_shift(integers)
+    narrow = ir.DataType.from_numpy(integers.dtype).bitwidth < 8  # a type that says how many bits there are
+    shift = 0 if narrow else common_shift(integers)
     coarse = all(node.op_type == "DequantizeLinear" and is_coarse(node, shift) for node, _ in users)
     shift = shift if coarse else 0
-    stored = add_initializer(graph, name, integers >> integers.dtype.type(shift))
-    cut = clipped(graph, stored)
+    stored = add_initializer(graph, name, integers >> integers.dtype.type(shift) if shift else integers)
+    cut = stored if narrow else clipped(graph, stored)
     for node, index in users:
         node.replace_input_with(index, stored if node.op_type == "Gather" else cut)
         if shift:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 import shutil
@@ -12,9 +13,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.testing import assert_close
 
 from getac.kernels.blocks import BLOCK
@@ -432,10 +435,59 @@ def test_compiled_is_eager(backend, exponent):
     module, x = Quantized(exponent), torch.randn(50, 4)
     expected = trained(module, x)
     torch.compiler.reset()
-    found = trained(torch.compile(module, fullgraph=True, backend=backend), x)
+    with torch.compiler.config.patch(force_disable_caches=True):  # which know an operator by its name alone
+        found = trained(torch.compile(module, fullgraph=True, backend=backend), x)
     assert torch.equal(found[0], expected[0])
     for a, b in zip(found[1:], expected[1:], strict=True):
         assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_traced_is_eager(dtype):
+    torch.manual_seed(0)
+    forms = list(itertools.product([None, 1], [True, False], [FREE, FIXED, BETWEEN]))
+    inputs = []
+    for axis, *_ in forms:
+        d, q_m = (torch.full(() if axis is None else (6,), one).to(dtype).float() for one in (0.05, 0.9))
+        x = torch.cat([torch.randn(400, 6), torch.zeros(1, 6), q_m.expand(1, 6), -q_m.expand(1, 6)]).to(dtype)
+        inputs += [x, *(one.to(torch.promote_types(dtype, torch.float32)) for one in (d, q_m))]
+    inputs = [one.detach().requires_grad_() for one in inputs]
+
+    def all_forms(*inputs):
+        triples = zip(inputs[::3], inputs[1::3], inputs[2::3], forms, strict=True)
+        return [OP(x, d, q_m, None, axis, signed, *bits) for x, d, q_m, (axis, signed, bits) in triples]
+
+    grads = [torch.randn(403, 6).to(dtype) for _ in forms]
+    expected = all_forms(*inputs)
+    torch.compiler.reset()
+    found = torch.compile(all_forms, fullgraph=True, backend="aot_eager")(*inputs)
+    slopes, same = (torch.autograd.grad(one, inputs, grads) for one in (expected, found))
+    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, same[::3], slopes[::3]))
+    for a, b in zip(same, slopes, strict=True):
+        assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [FREE, FIXED])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_traced_saves_nothing_but_x(axis, bits):
+    """Of the size of x; what a partitioner saves for the backward pass is read and written once more."""
+    graphs = []
+
+    def note(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph)
+
+    backend = aot_autograd(
+        fw_compiler=note, bw_compiler=note, partition_fn=min_cut_rematerialization_partition
+    )
+    x = torch.randn(40, 6, requires_grad=True)
+    d, q_m = (torch.full(() if axis is None else (6,), one, requires_grad=True) for one in (0.05, 0.9))
+    torch.compiler.reset()
+    torch.compile(OP, fullgraph=True, backend=backend)(x, d, q_m, None, axis, True, *bits).sum().backward()
+    (results,) = graphs[0].graph.find_nodes(op="output")[0].args
+    large = [one for one in results if one.meta["val"].shape == x.shape]
+    assert [one.op for one in large] == ["call_function", "placeholder"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Packs every stored tensor of integers that are weights."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from getac.onnx_graph.edit import is_stored
+from getac.onnx_graph.packed import Packer, numbers_of
+from getac.onnx_graph.packing import COMPUTED_AS, Target, packings
+from getac.onnx_graph.raising import raise_opset, why_not_raise
+
+__all__ = ["pack_weights"]
+
+TWO_BITS = frozenset({ir.DataType.INT2, ir.DataType.UINT2})
+SINCE_21 = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8})
+TWO_BITS_OPSET = 25
+
+
+def pack_weights(model: ir.Model, target: Target) -> str | None:
+    """Stores weights in the fewest bytes that hold them exactly.
+
+    Returns:
+        Why integers of 2 bits are not available although the target has them; None if they are, or it has not.
+    """
+    why_not = why_not_raise(model, TWO_BITS_OPSET) if target is Target.ORT else "it has to stay portable"
+    types = SINCE_21 if why_not else SINCE_21 | TWO_BITS
+    if model.graph.opset_imports.get("", 0) < 21:
+        types = frozenset()
+    packer = Packer(model.graph)
+    weights = [value for value in model.graph.initializers.values() if is_packable(value)]
+    for value in sorted(weights, key=stored_bytes, reverse=True):  # the largest pay for tables
+        ways = packings(numbers_of(value), target, types)
+        options = {packing: packer.nbytes(value, packing) for packing in ways}
+        best = min(options, key=lambda packing: options[packing], default=None)
+        if best is not None and options[best] < stored_bytes(value):
+            packer.pack(value, best)
+    packer.finish()
+    stored = {value.dtype for value in model.graph.initializers.values()}
+    if TWO_BITS & stored and not why_not:
+        raise_opset(model, TWO_BITS_OPSET)
+    return why_not if target is Target.ORT else None
+
+
+def stored_bytes(value: ir.Value) -> int:
+    assert value.const_value is not None
+    return value.const_value.nbytes
+
+
+def is_packable(value: ir.Value) -> bool:
+    """Whether a stored tensor is one of integers that are weights, wherever it is read."""
+    return (
+        is_stored(value)
+        and value.dtype in COMPUTED_AS
+        and not value.is_graph_output()
+        and stored_bytes(value) > 0
+        and bool(value.uses())
+        and all(reads_weights(user, index) for user, index in value.uses())
+    )
+
+
+def reads_weights(node: ir.Node, index: int) -> bool:
+    if node.domain not in ("", "ai.onnx") or index != 0:
+        return False
+    return node.op_type in ("DequantizeLinear", "Gather") or (node.op_type == "Cast" and makes_floats(node))
+
+
+def makes_floats(cast: ir.Node) -> bool:
+    return ir.DataType(cast.attributes.get_int("to", 0)).is_floating_point()

@@ -1,0 +1,70 @@
+"""Finds the lattice of a computed weight: one step for the tensor, or one per index of a dimension."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from getac.kernels.steps import common_step, exact_step
+from getac.quantizer import Quantizer
+
+__all__ = ["weight_lattice"]
+
+SAMPLE = 64
+KERNEL_BITS, STEP_BITS = 8, 32
+
+
+def weight_lattice(weight: npt.NDArray[np.float32], bits: int) -> tuple[Quantizer, bool] | None:
+    """The record whose lattice a weight lies on, and whether it gives the weight to the last bit.
+
+    The numbers are at most `kernels.steps.ULPS` units in the last place from their multiples otherwise. Of
+    several lattices the one counts with which the weight takes the fewest bits, steps included, of those that
+    an integer kernel takes.
+
+    Args:
+        bits: How many a record may have at most.
+
+    Returns:
+        None where the weight is on no lattice of so few bits, or all zero.
+    """
+    best: tuple[Quantizer, bool] | None = None
+    for axis in (None, *range(weight.ndim)):
+        rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0)
+        found = row_steps(rows.reshape(rows.shape[0], -1), bits)
+        if found is None:
+            continue
+        steps, exact = found
+        record = record_of(weight, steps if axis is not None else steps.reshape(()), axis)
+        if best is None or length(record, weight.size) < length(best[0], weight.size):
+            best = record, exact
+    return best
+
+
+def length(record: Quantizer, size: int) -> tuple[bool, int]:
+    """Whether kernels have no such integers, and the bits of a weight with its steps."""
+    return record.bits > KERNEL_BITS, size * record.bits + record.step.size * STEP_BITS
+
+
+def row_steps(rows: npt.NDArray[np.float32], bits: int) -> tuple[npt.NDArray[np.float32], bool] | None:
+    """A step for every row; those without any number but zero get 1."""
+    most, steps, exact = 2**bits - 1, np.ones(len(rows), np.float32), True
+    if not rows.any() or rows.shape[1] < 2:
+        return None
+    for index, row in enumerate(rows):
+        if common_step(row[:SAMPLE], most) is None:
+            return None  # what floats are is seen from a few
+        step = common_step(row, most)
+        if step is None or np.ptp(np.rint([row.min() / step, row.max() / step]) if step else 0) > most:
+            return None
+        if step:
+            found = exact_step(row, step)
+            steps[index], exact = found if found is not None else step, exact and found is not None
+    return steps, exact
+
+
+def record_of(weight: npt.NDArray[np.float32], steps: npt.NDArray[np.float32], axis: int | None) -> Quantizer:
+    """The lattice from the least to the greatest multiple that occurs, and symmetric where it is signed."""
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    multiples = np.rint(weight / (steps.reshape(shape) if axis is not None else steps))
+    top = max(int(np.abs(multiples).max()), 1)
+    return Quantizer(steps, -top if multiples.min() < 0 else 0, top, axis)
