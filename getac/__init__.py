@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from getac.analyzing import analyze as analyze
+    from getac.applying import apply as apply
     from getac.axes.analysis import Analysis as Analysis
     from getac.bench_report import Bench as Bench
     from getac.benching import bench as bench
@@ -50,6 +51,7 @@ __all__ = [
     "Report",
     "Schedule",
     "analyze",
+    "apply",
     "bench",
     "capture",
     "check_gradients",
@@ -86,6 +88,7 @@ _HOMES = {
     "Report": "getac.report",
     "Schedule": "getac.qasso.schedule",
     "analyze": "getac.analyzing",
+    "apply": "getac.applying",
     "bench": "getac.benching",
     "compare": "getac.comparing",
     "inspect": "getac.inspection",

@@ -18,9 +18,10 @@ from getac.notes import run_notes
 from getac.onnx_graph.declared import declare_outputs
 from getac.onnx_graph.support import check_declared_outputs
 from getac.options import Options
-from getac.passes import ChooseStrategies, State, analysis_passes, pruning_passes
+from getac.passes import State, analysis_passes, pruning_passes
 from getac.placement import place
 from getac.plan import Plan, make_plan
+from getac.structure import structure_of
 from getac.verification import KeepMasks, Models
 
 __all__ = ["Compressed", "analysed", "compress", "runs_on_integers"]
@@ -71,11 +72,14 @@ def compress(
         check_declared_outputs(state.model.graph, state.shapes)
     check_globs(state.analysis, "keep", how.keep)
     sizes = {**state.shapes.symbols, **state.bindings}
-    integer = runs_on_integers(state)
+    structure = structure_of(state.model, state.shapes)
+    integer = runs_on_integers(state) if how.replayed is None else how.replayed.integer
     how.run(state, how.choose_units(integer))
     analysis, choice = state.analysis, state.choice
     assert choice is not None
     notes = run_notes(original, analysis, choice, state, how, integer)
+    if how.replayed is not None:
+        notes.append(f"units and bits are those of the plan {how.replayed}")
     folded, quantized = state.model.clone(), bool(state.quantizers)
     whole = choice.exact or not choice.removed
     reference = folded if whole else masked_copy(state.model, analysis, choice)
@@ -84,15 +88,26 @@ def compress(
     how.run(state, *pruning_passes())
     sliced = state.model.clone()
 
+    own = set(state.quantizers)
     if integer:
-        how.run(state, ChooseStrategies())
+        how.run(state, *how.strategy_passes())
     how.run(state, *how.quantizing_passes(integer))
     placement = (
         place(state.model.graph, state.quantizers, data is not None, state.floats) if integer else None
     )
     bits = layer_bits(state.model.graph, state.quantizers, placement)
     total_bits = parameter_bits(state.model.graph, state.quantizers)
-    plan = make_plan(source, analysis, choice, state.quantizers)
+    plan = make_plan(
+        source,
+        structure,
+        analysis,
+        choice,
+        state.quantizers,
+        own=own,
+        floats=state.floats,
+        keep=how.keep,
+        integer=integer,
+    )
     how.run(state, *how.lowering_passes(integer))
 
     declare_outputs(state.model)

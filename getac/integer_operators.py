@@ -1,4 +1,4 @@
-"""Which operators onnxruntime's CPU kernels run on integers, and what they need for it (measured with 1.31)."""
+"""Which operators onnxruntime's CPU kernels run on integers, and what they need there (as of 1.31)."""
 
 from __future__ import annotations
 

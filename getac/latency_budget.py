@@ -1,9 +1,9 @@
 """The least sparsity whose latency, measured on this machine, is a given part of the original's.
 
-The cost table predicts where to start; every measurement then corrects the prediction, and what is known to
-be too much and too little closes in on the answer:
+The cost table predicts where to start; measurements then correct the prediction, and what is known to be too
+much and too little closes in on the answer:
 
-    ratio(s) ~ correction x predicted(s)         correction = measured / predicted of the last try
+    ratio(s) ~ a + b x predicted(s)          the line through the last two measurements
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ CLOSE = 0.02
 
 QUIET = 0.98
 """A measured ratio varies by a percent or two: what counts as within the budget is this much below it."""
+
+NEAR = 0.96
+"""A ratio within the budget that is this near to it ends the search."""
 
 Result = TypeVar("Result")
 
@@ -68,51 +71,63 @@ def least_sparsity(
     Raises:
         OptionError: No model that was tried is within the budget.
     """
+    target = budget * QUIET
     done: list[Try] = []
     best: tuple[float, Result] | None = None
-    too_slow, correction = -CLOSE, 1.0
     while len(done) < tries:
-        highest = GREATEST if best is None else best[0]
-        if highest - too_slow <= CLOSE:
+        last = best is None and len(done) == tries - 1  # which shows what can be reached at all
+        sparsity = GREATEST if last else proposal(target, done, predict)
+        if sparsity is None:
             break
-        sparsity = proposal(budget * QUIET, too_slow, highest, best is not None, predict, correction)
-        if best is None and len(done) == tries - 1:
-            sparsity = GREATEST  # the last try shows what can be reached at all
         result, ratio = attempt(sparsity)
         done.append(Try(sparsity, ratio))
-        correction = ratio / predict(sparsity)
-        if ratio <= budget * QUIET:
+        if ratio <= target:
             best = (sparsity, result)
-        else:
-            too_slow = sparsity
+            if ratio >= NEAR * target:
+                break
     if best is None:
         raise unreachable(budget, done)
     return Found(best[1], best[0], done)
 
 
-def proposal(
-    target: float,
-    too_slow: float,
-    highest: float,
-    met: bool,
-    predict: Callable[[float], float],
-    correction: float,
-) -> float:
-    """Where the corrected prediction meets the target, if that is well between the bounds; else their middle.
+def proposal(target: float, done: Sequence[Try], predict: Callable[[float], float]) -> float | None:
+    """The next sparsity: by the line, or in the middle of what is open; None if nothing is open."""
+    too_slow = max((one.sparsity for one in done if one.ratio > target), default=-CLOSE)
+    enough = min((one.sparsity for one in done if one.ratio <= target), default=None)
+    highest = GREATEST if enough is None else enough
+    if highest - too_slow <= CLOSE:
+        return None
+    least = max(0.0, too_slow + CLOSE / 2)
+    most = highest if enough is None else highest - CLOSE / 2
+    stuck = len(done) > 2 and len({one.ratio > target for one in done[-2:]}) == 1  # two misses on one side
+    wanted = line_through(done, predict)
+    guess = (max(0.0, too_slow) + highest) / 2 if stuck else first_within(target, wanted, least, most)
+    return round(min(max(guess, least), most), 3)
 
-    Args:
-        met: Whether the upper bound is known to be within the budget; otherwise it may be tried itself.
+
+def line_through(done: Sequence[Try], predict: Callable[[float], float]) -> Callable[[float], float]:
+    """Sparsity -> the ratio to be expected: predictions on a line through the last two measurements.
+
+    Through the origin where there is one measurement, or where the two say nothing.
     """
-    low, high = max(too_slow, 0.0), highest
-    if correction * predict(low) <= target:
-        high = low
+    if not done:
+        return predict
+    first, second = done[-2:] if len(done) > 1 else (Try(1.0, 0.0), done[-1])
+    x, y = (predict(first.sparsity) if len(done) > 1 else 0.0), first.ratio
+    run, rise = predict(second.sparsity) - x, second.ratio - y
+    if run * rise <= 0:
+        x, y, run, rise = 0.0, 0.0, predict(second.sparsity), second.ratio
+    return lambda sparsity: y + rise / run * (predict(sparsity) - x)
+
+
+def first_within(target: float, ratio: Callable[[float], float], low: float, high: float) -> float:
+    """The least sparsity whose ratio is within the target, by bisection; `high` if there is none."""
+    if ratio(low) <= target:
+        return low
     while high - low > CLOSE / 4:
         middle = (low + high) / 2
-        low, high = (low, middle) if correction * predict(middle) <= target else (middle, high)
-    least, most = max(0.0, too_slow + CLOSE / 2), highest - CLOSE / 2 if met else highest
-    if least <= high <= most:
-        return round(high, 3)
-    return round(max(0.0, (too_slow + highest) / 2), 3)
+        low, high = (low, middle) if ratio(middle) <= target else (middle, high)
+    return high
 
 
 def unreachable(budget: float, done: Sequence[Try]) -> OptionError:

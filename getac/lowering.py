@@ -33,7 +33,7 @@ from getac.verification import Verification, verify
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["lower"]
+__all__ = ["ModelSource", "PathLike", "lower", "lower_with"]
 
 ModelSource = Union[str, os.PathLike[str], onnx.ModelProto, ir.Model, "nn.Module"]
 PathLike = str | os.PathLike[str]
@@ -116,10 +116,23 @@ def lower(
         on_step=on_step,
         on_sample=on_sample,
     )
+    return lower_with(model, output, calibration=calibration, report=report, plan=plan, how=how)
+
+
+def lower_with(
+    model: ModelSource,
+    output: PathLike | None,
+    *,
+    calibration: Source | None,
+    report: PathLike | None,
+    plan: PathLike | None,
+    how: Options,
+) -> Report:
+    """The flow, whatever says which units go and how many bits are kept; see `lower`."""
     how.check()
     source = Path(model) if isinstance(model, str | os.PathLike) else None
     outputs = [path for path in (output, report, plan) if path is not None]
-    check_paths(input_files(model, calibration), outputs)
+    check_paths(input_files(model, calibration, how.replayed and how.replayed.path), outputs)
     how.step("read")
     original = read(model)
     if beside := origin_of(original).files:

@@ -36,7 +36,8 @@ def sizes_note(original: ir.Model, state: State) -> Iterator[str]:
     """Which sizes MACs, BOPs and latency are taken at, where the model and the data do not say."""
     assert state.shapes is not None
     batch = batch_symbols(signature_of(original))
-    assumed = {name: size for name, size in state.shapes.symbols.items() if name not in batch}
+    known = batch | state.bindings.keys()
+    assumed = {name: size for name, size in state.shapes.symbols.items() if name not in known}
     if assumed:
         yield (
             f"MACs, BOPs and latency are at {listed(assumed)}: sizes made up because the model leaves them"

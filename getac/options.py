@@ -12,16 +12,20 @@ from typing import Literal
 from getac.errors import OptionError
 from getac.kernel_costs import CostTable, default_table, read_table
 from getac.passes import (
+    ChooseStrategies,
     ChooseUnits,
     Pass,
     Pipeline,
     Progress,
+    ReplayQuantizers,
+    ReplayUnits,
     State,
     integer_passes,
     quantizing_passes,
     weight_only_passes,
 )
 from getac.pipeline import Announcer
+from getac.saved_plan import SavedPlan
 
 __all__ = ["Options"]
 
@@ -46,6 +50,8 @@ class Options:
         keep: Globs on parameter names: no unit of these is removed.
         force: Whether to write a result that does not verify.
         seed: For generated inputs.
+        replayed: A plan (docs/plan.md): its units go and its bits are used, instead of `sparsity`, `align`,
+            `weight_bits`, `activation_bits`, `block` and `embedding_bits`.
         on_step: Called with the name of every step before it starts.
         on_sample: Called with the number of samples calibrated so far, and of all.
     """
@@ -64,6 +70,7 @@ class Options:
     keep: Sequence[str] = ()
     force: bool = False
     seed: int = 0
+    replayed: SavedPlan | None = None
     on_step: Callable[[str], None] | None = None
     on_sample: Progress | None = None
 
@@ -82,19 +89,30 @@ class Options:
         """What kernels take."""
         return default_table() if self.cost is None else read_table(self.cost)
 
-    def choose_units(self, integer: bool) -> ChooseUnits:
+    def choose_units(self, integer: bool) -> Pass:
+        if self.replayed is not None:
+            return ReplayUnits(self.replayed.path)
         return ChooseUnits(sparsity=self.share, align=self.multiple, integer=integer)
 
+    def strategy_passes(self) -> tuple[Pass, ...]:
+        """What decides on layers that could run on integers; a plan says it itself."""
+        return () if self.replayed is not None else (ChooseStrategies(),)
+
     def quantizing_passes(self, integer: bool) -> tuple[Pass, ...]:
+        replayed: tuple[Pass, ...] = ()
+        embedding_bits = self.embedding_bits
+        if self.replayed is not None:
+            replayed = (ReplayQuantizers(self.replayed.path, self.ranges, self.on_sample),)
+            embedding_bits = None  # tables without quantizers in the plan stay floats
         *weights, calibrate = quantizing_passes(
             self.ranges,
             self.weight_bits,
             self.activation_bits,
             self.on_sample,
             self.block,
-            self.embedding_bits,
+            embedding_bits,
         )
-        return (*weights, calibrate) if integer else tuple(weights)
+        return (*replayed, *weights, calibrate) if integer else (*replayed, *weights)
 
     def lowering_passes(self, integer: bool) -> tuple[Pass, ...]:
         return integer_passes(self.target) if integer else weight_only_passes(self.target)

@@ -58,9 +58,8 @@ def inner_differences(
     sizes = fetchable_sizes((a.model, b.model), next(iter(batches)))
     fetched = [pair for pair in pairs if pair.expected in sizes and pair.found in sizes]
     for group in in_groups(fetched, sizes, MOST_BYTES):
-        expected = as_written(a, [pair.expected for pair in group])
-        found = as_written(b, [pair.found for pair in group])
-        totals.update(summed(expected, found, group, batches))
+        expected, found = [pair.expected for pair in group], [pair.found for pair in group]
+        totals.update(summed(as_written(a, expected), as_written(b, found), group, batches))
     return totals
 
 
@@ -85,12 +84,21 @@ def as_written(file: ModelFile, values: Sequence[ir.Value]) -> Runner:
 def summed(a: Runner, b: Runner, pairs: Sequence[Pair], batches: Iterable[Batch]) -> Differences:
     totals: dict[str, Difference | None] = {pair.name: Difference() for pair in pairs}
     for batch in batches:
-        expected, found = a(batch), b(batch)
-        for pair in pairs:
-            total = totals[pair.name]
-            one, other = expected[str(pair.expected.name)], found[str(pair.found.name)]
-            totals[pair.name] = total + difference(one, other) if total and comparable(one, other) else None
+        add(totals, pairs, a(batch), b(batch))  # no name here keeps the values while the next batch runs
     return totals
+
+
+def add(
+    totals: dict[str, Difference | None],
+    pairs: Sequence[Pair],
+    expected: Mapping[str, Any],
+    found: Mapping[str, Any],
+) -> None:
+    """Adds the differences of one batch."""
+    for pair in pairs:
+        total = totals[pair.name]
+        one, other = expected[str(pair.expected.name)], found[str(pair.found.name)]
+        totals[pair.name] = total + difference(one, other) if total and comparable(one, other) else None
 
 
 def comparable(one: object, other: object) -> bool:

@@ -87,6 +87,8 @@ class State:
         bindings: Sizes of symbolic input dimensions that the calibration data settles.
         costs: What kernels take, for choices that depend on it; None: the table that ships with getac.
         floats: Layers that could run on integers and shall not -> why; given by `choose-strategies`.
+        planned: Name -> the lattice that a plan gives to an activation that integer kernels will read or write;
+            given by `replay-quantizers`.
         refusals: Pass name -> what it left alone.
         records: What ran.
         running: The name of the pass that runs.
@@ -103,6 +105,7 @@ class State:
     bindings: Mapping[str, int] = field(default_factory=dict)
     costs: CostTable | None = None
     floats: Mapping[ir.Node, str] = field(default_factory=dict)
+    planned: Mapping[str, Quantizer] = field(default_factory=dict)
     refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     records: list[PassRecord] = field(default_factory=list)
     running: str = ""
@@ -127,6 +130,11 @@ class State:
         if isinstance(self.program, ir.Model):
             raise PassError(f"the pass {self.running} edits torch.fx modules", found="an ONNX model")
         return self.program
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether activations without a quantizer can get one, from data or from a plan."""
+        return self.calibration is not None or bool(self.planned)
 
     def refuse(self, pass_name: str, refusal: Refusal) -> None:
         self.refusals.setdefault(pass_name, []).append(refusal)

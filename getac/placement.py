@@ -5,8 +5,9 @@ What onnxruntime's CPU kernels need (measured with 1.31):
 - Conv runs on integers if its input and its output are quantized; Gemm and MatMul (constant weight) if
   their input is. Their outputs are quantized where the next operator runs on integers too.
 - Some operators then stay integer at any scales (`ANY_SCALE`), some only if they hand the quantizer of
-  their input on unchanged (`hands_scale_on`, and a Concat of parts of one value). All others read and write
-  floats.
+  their input on unchanged (`hands_scale_on`, and a Concat of parts of one value), some only where the model
+  has quantizers (`BETWEEN_OWN`). All others read and write floats.
+- A Concat copies parts that have its own scale, so the parts that it alone reads get it.
 - A Relu, or a Clip, in front of a quantizer that clips as much is absorbed by it.
 """
 

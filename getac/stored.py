@@ -47,9 +47,19 @@ def tensors_of(node: Edges, sources: Sources) -> list[Hashable]:
 
 
 def bytes_by_node(graph: ir.Graph) -> dict[str, int]:
-    """Node -> bytes in the file of what its weight and bias are made of: integers, scales, zero points."""
+    """Node -> bytes in the file of what its weight and bias are made of: integers, scales, zero points.
+
+    What several nodes share counts for the first one.
+    """
     sources = constant_sources(graph, graph.initializers.values())
-    return {node.name: nbytes(tensors_of(node, sources)) for node in graph if node.name}
+    counted: set[Hashable] = set()
+    found: dict[str, int] = {}
+    for node in graph:
+        if node.name:
+            own = [tensor for tensor in tensors_of(node, sources) if tensor not in counted]
+            counted.update(own)
+            found[node.name] = nbytes(own)
+    return found
 
 
 def bytes_stored(graph: ir.Graph) -> int:

@@ -11,7 +11,7 @@ an integer kernel.
 A layer leaves the integers if that makes the whole graph quicker: next to layers that stay, its activations
 change their type and layout, and additions follow their operands.
 
-    T = sum of layers + elements of additions + elements of activations that change their type
+    T = call + sum of layers + elements of additions + elements of activations that change their type
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Estimate:
     def total(self, placement: Placement) -> float:
         """T, in seconds."""
         graph = self.view.model.graph
-        seconds = sum(self.layer(node, node in placement.integer) for node in self.shapes)
+        seconds = self.table.call + sum(self.layer(node, node in placement.integer) for node in self.shapes)
         seconds += sum(self.addition(node, placement) for node in graph if node.op_type == "Add")
         seconds += sum(self.change(value, placement) for value in placement.values)
         kept = (v for v in self.quantizers if v in self.elements and v not in placement.values)

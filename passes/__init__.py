@@ -26,6 +26,8 @@ from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.recognize_quantizers import RecognizeQuantizers
 from getac.passes.remove_dead import RemoveDead
 from getac.passes.remove_identities import RemoveIdentities
+from getac.passes.replay_quantizers import ReplayQuantizers
+from getac.passes.replay_units import ReplayUnits
 from getac.passes.share_storage import ShareStorage
 from getac.passes.slice_units import SliceUnits
 from getac.passes.spell_quantizers import SpellQuantizers
@@ -59,10 +61,12 @@ __all__ = [
     "Progress",
     "QuantizeEmbeddings",
     "QuantizeWeights",
-    "Refusal",
     "RecognizeQuantizers",
+    "Refusal",
     "RemoveDead",
     "RemoveIdentities",
+    "ReplayQuantizers",
+    "ReplayUnits",
     "ShareStorage",
     "SliceUnits",
     "SpellQuantizers",

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import onnx_ir as ir
-
-from getac.errors import CalibrationError, OptionError
-from getac.kernels.ranges import METHODS, range_estimator
-from getac.pipeline import Effect, Fact, Refusal, State
+from getac.errors import OptionError
+from getac.kernels.ranges import METHODS
+from getac.measured_ranges import Progress, measured
+from getac.pipeline import Effect, Fact, State
 from getac.placement import place
-from getac.quantizer import Quantizer
-from getac.runtime import open_session, run
 
 __all__ = ["Calibrate", "Progress"]
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Fills `State.quantizers` for every activation that integer kernels read or write.
+    """Measures ranges: gives every activation that integer kernels read or write a quantizer.
 
-    Ranges are those of the float model. Records that are there already (folded from the file) stay.
+    Ranges are those of the float model. Records that are there already (folded from the file) stay; what a
+    plan gives has the plan's bits, and without data its steps.
 
     Args:
         method: How a range is estimated: "minmax", "percentile" or "mse".
@@ -57,43 +52,16 @@ class Calibrate:
             )
 
     def run(self, state: State) -> None:
-        calibrated = state.calibration is not None
-        placement = place(state.model.graph, state.quantizers, calibrated, state.floats)
-        if not placement.values:  # nothing without data, perhaps something with it
-            placement = place(state.model.graph, state.quantizers, floats=state.floats)
+        placement = place(state.model.graph, state.quantizers, state.calibrates, state.floats)
+        if not placement.values and not state.floats:  # nothing without data, perhaps something with it
+            placement = place(state.model.graph, state.quantizers)
         values = [v for v in placement.values if v not in state.quantizers and v not in placement.same_as]
+        planned = {value: state.planned[str(value.name)] for value in values if value.name in state.planned}
+        if state.calibration is None:
+            state.quantizers.update(planned)
+            values = [value for value in values if value not in planned]
         if values:
-            state.quantizers.update(self._measure(state, values))
+            bits = {value: planned[value].bits if value in planned else self.bits for value in values}
+            state.quantizers.update(measured(state, bits, self.method, self.progress))
         for value in placement.same_as:
             state.quantizers[value] = state.quantizers[placement.source(value)]
-
-    def _measure(self, state: State, values: list[ir.Value]) -> dict[ir.Value, Quantizer]:
-        """One pass over the data; only one batch of activations is in memory at a time."""
-        if state.calibration is None:
-            raise CalibrationError(
-                "activations need calibration data to run on integers",
-                required="arrays for every model input",
-                hint="give --calibration, or leave the pass out for weight-only lowering",
-            )
-        estimators = {str(value.name): range_estimator(self.method, self.bits) for value in values}
-        session = open_session(state.model, outputs=estimators)
-        done = 0
-        for batch in state.calibration:
-            arrays = {**run(session, batch), **batch}
-            for name, estimator in estimators.items():
-                estimator.update(arrays[name])
-            done += state.calibration.samples_in(batch)
-            if self.progress:
-                self.progress(done, state.calibration.samples)
-        for name, estimator in estimators.items():
-            if estimator.skipped:
-                raise CalibrationError(
-                    "an activation is not finite on the calibration data",
-                    where=name,
-                    found=f"{estimator.skipped} values that are NaN or infinite",
-                    hint="check the model on this data; layers behind such a value cannot run on integers",
-                )
-            if estimator.range() == (0.0, 0.0):
-                reason = "it is zero on all of the calibration data, so that its range is unknown"
-                state.refuse(self.name, Refusal(name, reason, "give data that reaches it"))
-        return {value: Quantizer.ranged(*estimators[str(value.name)].range(), self.bits) for value in values}

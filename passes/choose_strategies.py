@@ -39,7 +39,7 @@ class ChooseStrategies:
 
         view = OnnxView(state.model, shapes)
         estimate = Estimate(view, sizes, state.quantizers, state.costs or default_table())
-        state.floats = choose_floats(state.model.graph, estimate, state.calibration is not None)
+        state.floats = choose_floats(state.model.graph, estimate, state.calibrates)
 
 
 def shapes_per_sample(state: State) -> Shapes:

@@ -9,7 +9,7 @@ Alignment is part of the choice: units go in blocks that keep a class at a count
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from getac.alignment import allowed_counts, unit_multiples
 from getac.axes.analysis import Analysis, PruningClass
-from getac.axes.axis import Axis, Mask, kept, leaves, units
+from getac.axes.axis import Axis, Mask
 from getac.axes.slabs import Contraction, find_contractions
-from getac.choice import BiasFold, Choice
+from getac.choice import Choice
+from getac.dead_units import bias_folds, removable_units
 from getac.errors import OptionError
 from getac.kernels.saliency import squares_along, sum_by_unit
 from getac.pipeline import Fact, State
+from getac.unit_blocks import Blocks, pick
 
 __all__ = ["ChooseUnits"]
 
@@ -32,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ChooseUnits:
-    """Fills `State.choice`.
+    """Decides which units go: the least important ones, or those that are zero already.
 
     Args:
         sparsity: The share of all units to remove, in [0, 1); None: the units that are dead already.
@@ -95,62 +97,26 @@ def importance(analysis: Analysis, one: PruningClass) -> Floats:
     return norms / mean if mean > 0 else norms
 
 
-@dataclass(frozen=True)
-class Block:
-    """Units of a class that go together, so that the count stays aligned."""
-
-    score: float
-    one: PruningClass
-    units: npt.NDArray[np.int64]
-
-
 def least_important(analysis: Analysis, sparsity: float, multiples: Mapping[Axis, int]) -> dict[Axis, Mask]:
-    """Removes blocks of least score while that brings the share of removed units nearer to the sparsity.
-
-    A class whose next block would overshoot is done; classes that go in smaller blocks fill up the share.
-    """
-    target = round(sparsity * sum(one.size for one in analysis.classes))
-    candidates = [
-        block
-        for one in analysis.classes
-        for block in blocks(one, importance(analysis, one), multiples[one.atom])
-    ]
-    masks: dict[Axis, Mask] = {}
-    done: set[Axis] = set()
-    removed = 0
-    for block in sorted(candidates, key=lambda block: block.score):
-        if abs(removed + block.units.size - target) >= abs(removed - target):
-            done.add(block.one.atom)
-        if block.one.atom in done:
-            continue
-        mask = masks.setdefault(block.one.atom, np.ones(block.one.size, dtype=np.bool_))
-        mask[block.units] = False
-        removed += block.units.size
-    return masks
-
-
-def blocks(one: PruningClass, scores: Floats, multiple: int) -> Iterator[Block]:
-    """Cuts a class, least important units first, at its allowed counts; the last count always stays."""
-    order = np.argsort(scores, kind="stable")
-    counts = allowed_counts(one, multiple)
-    for more, fewer in zip(reversed(counts), reversed(counts[:-1]), strict=False):
-        chosen = order[one.size - more : one.size - fewer]
-        yield Block(float(scores[chosen].mean()), one, chosen)
+    """Removes the units of least score, in blocks; as near to the sparsity as blocks allow."""
+    classes = analysis.classes
+    sizes = [one.size for one in classes]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    live = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    scores = np.concatenate([np.zeros(0), *(importance(analysis, one) for one in classes)])
+    blocks = Blocks.of(live, scores, [multiples[one.atom] for one in classes], minimum=1)
+    target = blocks.nearest(round(sparsity * sum(sizes)))
+    stays = np.ones(len(scores), dtype=np.bool_)
+    stays[blocks.units_in(pick(blocks, target, target))] = False
+    masks = {one.atom: stays[own] for one, own in zip(classes, live, strict=True)}
+    return {atom: mask for atom, mask in masks.items() if not mask.all()}
 
 
 def dead_units(
     analysis: Analysis, contractions: list[Contraction], multiples: Mapping[Axis, int]
 ) -> dict[Axis, Mask]:
     """The units that every sum they go into can do without; as many as alignment lets go."""
-    removable = {one.atom: np.zeros(one.size, dtype=np.bool_) for one in analysis.classes}
-    for atom in {leaf for c in contractions for leaf in leaves(c.axis)} & removable.keys():
-        removable[atom][:] = True  # a class that nothing sums over never leaves the graph
-    for contraction in contractions:
-        for leaf in dict.fromkeys(leaves(contraction.axis)):
-            if leaf in removable:
-                for owner in units(contraction.axis, leaf):
-                    needed = owner[(owner >= 0) & ~contraction.removable]
-                    removable[leaf][needed] = False
+    removable = removable_units(analysis, contractions)
     masks: dict[Axis, Mask] = {}
     for one in analysis.classes:
         dead = np.flatnonzero(removable[one.atom])
@@ -159,11 +125,3 @@ def dead_units(
             masks[one.atom] = np.ones(one.size, dtype=np.bool_)
             masks[one.atom][dead[: one.size - count]] = False
     return masks
-
-
-def bias_folds(contractions: list[Contraction], masks: Mapping[Axis, Mask]) -> Iterator[BiasFold]:
-    """What the removed units' constants add to the sums that lose them."""
-    for contraction in contractions:
-        constants = np.where(kept(contraction.axis, masks), 0.0, contraction.constants)
-        if constants.any():
-            yield BiasFold(contraction.node, constants)

@@ -99,7 +99,10 @@ def store(
     """The floats that integers around 0 stand for, beside the stored tensor that they come from."""
     numbers = integers.astype(np.float32)
     values = (numbers * record.steps_for(numbers.shape)).astype(dtype.numpy())
-    return add_initializer(graph, f"{source.name}.float", values)
+    name = str(source.name)  # getac stores a weight w as w.int: it is w again
+    return add_initializer(
+        graph, name.removesuffix(".int") if name.endswith(".int") else f"{name}.float", values
+    )
 
 
 def fold(node: ir.Node, state: State) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from getac.onnx_graph.shapes import infer_shapes
+from getac.onnx_graph.shapes import open_shapes
 from getac.pipeline import Fact, State
 
 __all__ = ["InferShapes"]
@@ -21,4 +21,4 @@ class InferShapes:
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact)
 
     def run(self, state: State) -> None:
-        state.shapes = infer_shapes(state.model, state.bindings)
+        state.shapes = open_shapes(state.model, state.bindings)

@@ -7,7 +7,7 @@ after    x -> Q -> DQ -> Conv(DQ(W_int8), DQ(b_int32)) -> Q -> DQ -> y
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,8 @@ from getac.integer_operators import hands_scale_on
 from getac.kernels.integers import bias_integers, floored_steps, spare_bits
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import array_of, set_input
+from getac.onnx_graph.packed_weights import pack_weights
+from getac.onnx_graph.packing import Target
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement import is_layer, place
@@ -27,7 +29,14 @@ __all__ = ["LowerIntegers"]
 
 @dataclass(frozen=True)
 class LowerIntegers:
-    """Writes Q/DQ pairs on activations, INT8 weights per output channel, INT32 biases."""
+    """Makes layers run on integers: Q/DQ pairs on activations, INT8 weights per output unit, INT32 biases.
+
+    Args:
+        target: Who loads the model, "portable" or "ort": weights are then packed for it at once, as pack-weights
+            does; None: they stay as they are, for passes that follow.
+    """
+
+    target: Literal["portable", "ort"] | None = None
 
     name: ClassVar[str] = "lower-integers"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.CALIBRATED, Fact.WEIGHTS_QUANTIZED})
@@ -57,6 +66,10 @@ class LowerIntegers:
             is_float_layer = node in placement.why_not and reads_integers(node)
             if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
                 barrier(node, 0)
+        if self.target is not None:
+            why_not = pack_weights(state.model, Target(self.target))
+            if why_not is not None:
+                state.refuse(self.name, Refusal("the graph", why_not, "integers of 2 bits are stored in bytes"))
 
 
 def lower_layer(node: ir.Node, state: State) -> ir.Node:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from getac.onnx_graph.edit import add_initializer, set_input
-from getac.onnx_graph.shapes import infer_shapes
+from getac.onnx_graph.shapes import open_shapes
 from getac.pipeline import Fact, State
 
 __all__ = ["NameSqueezed"]
@@ -45,4 +45,4 @@ class NameSqueezed:
                 set_input(node, 1, add_initializer(state.model.graph, f"{node.name}.axes", axes))
                 named = True
         if named:
-            state.shapes = infer_shapes(state.model, state.bindings)
+            state.shapes = open_shapes(state.model, state.bindings)

@@ -6,26 +6,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from getac.errors import OptionError
-from getac.kernels.weight_ranges import best_maximum, blocks_of, coarse_steps
 from getac.onnx_graph.edit import array_of
 from getac.pipeline import Effect, Fact, State
 from getac.placement import is_layer, output_dimension, place
-from getac.quantizer import Quantizer
+from getac.weight_lattices import per_block, per_unit
 
 __all__ = ["QuantizeWeights"]
 
 BLOCKS = (16, 32, 64, 128, 256)
 DEFAULT_BLOCK = 32
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class QuantizeWeights:
-    """Symmetric quantizers; records that are there already stay.
+    """Gives every weight of a layer a symmetric quantizer; those that are there already stay.
 
     With 8 bits the range is that of the greatest weight; with fewer it is the one of least squared error.
 
@@ -64,7 +61,7 @@ class QuantizeWeights:
 
     def run(self, state: State) -> None:
         graph = state.model.graph
-        floats = not place(graph, state.quantizers, state.calibration is not None, state.floats).values
+        floats = not place(graph, state.quantizers, state.calibrates, state.floats).values
         for node in graph:
             weight = node.inputs[1] if is_layer(node) else None
             if weight is None or weight in state.quantizers or weight.dtype is not ir.DataType.FLOAT:
@@ -77,20 +74,3 @@ class QuantizeWeights:
                 if size is None
                 else per_block(array, self.bits, 1 - axis, size)
             )
-
-
-def per_unit(weight: Floats, bits: int, axis: int) -> Quantizer:
-    """One step per index of the dimension of output units."""
-    rest = tuple(i for i in range(weight.ndim) if i != axis)
-    if bits == 8:
-        return Quantizer.symmetric(np.abs(weight).max(axis=rest), bits, axis)
-    maximum = best_maximum(weight, rest, 2 ** (bits - 1) - 1)
-    return Quantizer.symmetric(maximum.reshape(-1), bits, axis)
-
-
-def per_block(weight: Floats, bits: int, axis: int, size: int) -> Quantizer:
-    """One step per block of inputs, a multiple of one step per output unit."""
-    blocks, high = blocks_of(weight, axis, size), 2 ** (bits - 1) - 1
-    maximum = best_maximum(blocks, (axis + 1,), high).squeeze(axis + 1)
-    steps = coarse_steps(maximum / np.float32(high), axis)
-    return Quantizer(steps, -high, high, axis, size)

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import add_initializer, swap_output_name
-from getac.onnx_graph.shapes import Shapes, infer_shapes
+from getac.onnx_graph.shapes import Shapes, open_shapes
 from getac.pipeline import Fact, Refusal, State
 
 __all__ = ["SplitSequences"]
@@ -43,7 +43,7 @@ class SplitSequences:
             else:
                 parts.replace(state)
         if sequences:
-            state.shapes = infer_shapes(state.model, state.bindings)
+            state.shapes = open_shapes(state.model, state.bindings)
 
 
 def is_split(node: ir.Node) -> bool:

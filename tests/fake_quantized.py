@@ -26,7 +26,7 @@ SIGNATURES = {  # of x, y and the weight; the dimension of output units; the att
     "MatMul": ("N,5,16", "N,5,8", (16, 8), 1, ""),
     "ConvTranspose": ("N,4,6,6", "N,8,7,7", (4, 8, 2, 2), 1, ""),
 }
-KERNELS = {"Conv": "QLinearConv", "Gemm": "QGemm", "MatMul": "QLinearMatMul"}
+KERNELS = {"Conv": {"QLinearConv"}, "Gemm": {"QGemm"}, "MatMul": {"QLinearMatMul", "QGemm"}}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Layer:
         return tuple(2 if size == "N" else int(size) for size in SIGNATURES[self.operator][0].split(","))
 
     @property
-    def kernel(self) -> str:
+    def kernels(self) -> set[str]:
+        """What it may run as on integers."""
         return KERNELS[self.operator.split()[-1]]
 
     @property

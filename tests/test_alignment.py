@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from getac.alignment import allowed_counts, convolution_multiple, unit_multiple, unit_multiples
 from getac.axes.axis import atom, product, total
+from getac.kernel_costs import Kind, Strategy, default_table
+from getac.kernel_costs.table import Steps
 from getac.passes import FoldBatchNorm, FoldQuantizers, InferAxes, InferShapes, RemoveDead
 from getac.pipeline import Pipeline, State
 from getac.rules.contraction import Convolution
@@ -41,7 +44,7 @@ def multiples_of(net, align, integer):
     ],
 )
 def test_what_kernels_like(rule, channels, integer, multiple):
-    assert convolution_multiple(rule, channels, integer) == multiple
+    assert convolution_multiple(rule, channels, integer, default_table()) == multiple
 
 
 def test_multiples_of_units_that_own_one_channel_each():
@@ -106,3 +109,14 @@ def test_a_convolution_behind_a_value_of_unknown_shape(build):
     )
     analysis = analysis_of(model)
     assert unit_multiples(analysis, None, True).keys() == {one.atom for one in analysis.classes}
+
+
+def test_another_table_likes_other_multiples():
+    """A machine whose integer convolutions take any number of channels."""
+    key = (Kind.CONVOLUTION, Strategy.INTEGER)
+    smooth = Steps(Kind.CONVOLUTION, (48, 49, 50, 52, 56, 64), (48, 49, 50, 52, 56, 64))
+    costs = replace(default_table(), steps={**default_table().steps, key: smooth})
+    analysis = analysis_of(ir.serde.deserialize_model(ZOO["resnet"]()))
+    assert set(unit_multiples(analysis, None, True, costs).values()) == {1}
+    assert set(unit_multiples(analysis, None, False, costs).values()) == {16}
+    assert set(unit_multiples(analysis, 8, True, costs).values()) == {8}

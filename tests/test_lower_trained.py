@@ -14,6 +14,7 @@ from getac.onnx_graph.read import read_model
 from getac.passes import FoldQuantizers, RemoveDead, SpellQuantizers
 from getac.pipeline import Pipeline, State
 from getac.runtime import open_session, run
+from tests.unpacked import weight_integers
 
 F32 = np.float32
 NET = """<ir_version: 10, opset_import: ["": 21, "getac": 1]> graph
@@ -103,9 +104,8 @@ def integer_kernels(path):
 
 def stored_integers(path):
     """The distinct layers' weights, sorted by size; INT8."""
-    model = onnx.load(path)
-    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    return sorted((a for a in arrays if a.dtype == np.int8 and a.ndim >= 2), key=lambda a: a.size)
+    arrays = weight_integers(onnx.load(path)).values()
+    return sorted((a for a in arrays if a.dtype == np.int8), key=lambda a: a.size)
 
 
 def activation_bits_of(path):
@@ -138,7 +138,9 @@ def test_one_layer_of_every_lattice_is_at_most_one_step_off(tmp_path, bits, sign
 def check_weights(path, bits, activation_bits):
     """The integers of training, which integer layers spread over INT8."""
     high = 2 ** (bits - 1) - 1
-    spread = {2 ** spare_bits(-high, high, 2**width - 1) for width in (activation_bits, 8)}  # a calibrated one
+    spread = {
+        2 ** spare_bits(-high, high, 2**width - 1) for width in (activation_bits, 8)
+    }  # a calibrated one
     for weight in stored_integers(path):
         assert np.abs(weight.astype(int)).max() / high in {1, *spread}
         factor = np.abs(weight.astype(int)).max() // high

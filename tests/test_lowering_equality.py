@@ -7,6 +7,9 @@ The reference is the fake-quantized graph, run as it is written. What may differ
 - Optimised, an integer kernel sums integers where the graph sums rounded floats, so that a result within
   1e-6 of a tie may fall to its other side: one output step. With steps that are powers of two both are exact,
   and so are the ties: they go to even in both.
+
+By itself no layer is further off. In a chain the next layer starts one step aside where that happened, so
+that a deep network of few bits may end some steps off (`test_a_chain_departs_rarely_and_by_little`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from getac.executed import executed_kernels
-from tests.fake_quantized import F32, SIGNATURES, Layer, Rounding, lowered, output
+from tests.fake_quantized import (
+    F32,
+    SIGNATURES,
+    Layer,
+    Rounding,
+    lowered,
+    output,
+    parameters,
+    quantized,
+    spelled,
+)
 from tests.traps.naive import adversarial
 
 INTEGER = tuple(name for name in SIGNATURES if name != "ConvTranspose")
@@ -63,12 +76,12 @@ def inputs_for(layer):
     return adversarial(float(layer.inputs.step), layer.input_shape).items()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(layers())
 def test_an_integer_layer_is_within_one_step_of_training(layer):
     original, step = layer.model(), float(layer.outputs.step)
     result = lowered(original)
-    assert layer.kernel in [node.op_type for node in executed_kernels(result)]
+    assert layer.kernels.intersection(node.op_type for node in executed_kernels(result))
     steps = 1 + int(layer.bias_error / step)  # one, unless the output's lattice is finer than the bias's
     for name, x in inputs_for(layer):
         expected, plain, fast = reference_and_results(original, result, x)
@@ -135,15 +148,17 @@ def test_a_layer_behind_a_power_runs_on_integers(operator, bits, signed, exponen
     original = layer.model()
     result = lowered(original)
     kernels = [node.op_type for node in executed_kernels(result)]
-    assert layer.kernel in kernels and kernels.count("Pow") == 1
+    assert layer.kernels.intersection(kernels) and kernels.count("Pow") == 1
     for name, x in inputs_for(layer):
         expected, plain, fast = reference_and_results(original, result, x)
         np.testing.assert_array_equal(plain, expected, err_msg=name)
         assert np.abs(fast - plain).max() <= 1.001 * float(layer.outputs.step), name
 
 
-@pytest.mark.parametrize("target", ["portable", "ort"])
-@pytest.mark.parametrize("bits", [*range(2, 9), 12, 16])
+@pytest.mark.parametrize(
+    ("bits", "target"),
+    [*((bits, "portable") for bits in (2, 3, 4, 6, 8, 12, 16)), *((bits, "ort") for bits in (2, 5, 7))],
+)
 @pytest.mark.parametrize("operator", SIGNATURES)
 def test_weights_alone_are_exact(operator, bits, target):
     """Float activations: folded float weights, or MatMulNBits, which rounds its input when it runs."""
@@ -175,3 +190,59 @@ def test_wide_quantizers_are_rounded_alike(operator):
         expected, plain, fast = reference_and_results(original, result, x)
         np.testing.assert_array_equal(plain, expected, err_msg=name)
         assert np.abs(fast - expected).max() <= 1.001 * float(layer.outputs.step), name
+
+
+CHAIN = """(float[N,8,8,8] x) => (float[N,8,8,8] y) {{
+    {xq}
+    {V0}
+    a = Conv<pads=[1,1,1,1]>(xq, V0, b0)
+    ar = Relu(a)
+    {arq}
+    {V1}
+    b = Conv<pads=[1,1,1,1]>(arq, V1, b1)
+    br = Relu(b)
+    {brq}
+    {V2}
+    c = Conv<pads=[1,1,1,1]>(brq, V2, b2)
+    {cq}
+    e = Add(arq, cq)
+    er = Relu(e)
+    {y}
+}}"""
+
+
+def chain(bits, biased):
+    """Three convolutions with a shortcut: weights of few bits, activations of 8."""
+    rng, text = np.random.default_rng(bits), CHAIN
+    roundings = {"xq": ("x", Rounding(8, True, 2.5)), "cq": ("c", Rounding(8, True, 3))}
+    roundings |= {f"{name}q": (name, Rounding(8, False, 3)) for name in ("ar", "br")}
+    roundings |= {"y": ("er", Rounding(8, False, 4))}
+    tensors = {}
+    for index in range(3):
+        weight = rng.normal(0, 0.2, (8, 8, 3, 3)).astype(F32)
+        roundings[f"V{index}"] = (f"W{index}", Rounding(bits, True, np.abs(weight).max()))
+        tensors |= {f"W{index}": weight, f"b{index}": rng.normal(0, 0.3, 8).astype(F32)}
+        if not biased:
+            text = text.replace(f", b{index})", ")")
+            del tensors[f"b{index}"]
+    for x, rounding in roundings.values():
+        tensors |= parameters(x, rounding)
+    lines = {result: quantized(result, x, rounding, 0) for result, (x, rounding) in roundings.items()}
+    return spelled(text.format(**lines), tensors), float(roundings["y"][1].step)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_chain_departs_rarely_and_by_little(bits, biased):
+    """Without biases nothing departs as written; with them, INT32 moves a few results in a hundred."""
+    original, step = chain(bits, biased)
+    result = lowered(original)
+    kinds = [node.op_type for node in executed_kernels(result)]
+    assert kinds.count("QLinearConv") == 3 and "Conv" not in kinds
+    x = np.random.default_rng(1).normal(size=(16, 8, 8, 8)).astype(F32)
+    expected, plain, fast = reference_and_results(original, result, x)
+    if not biased:
+        np.testing.assert_array_equal(plain, expected)
+    for found, reference in ((plain, expected), (fast, expected), (fast, plain)):
+        off = np.rint(np.abs(found - reference) / step)
+        assert off.max() <= 3 and (off > 0).mean() < (0.05 if biased and reference is expected else 0.01)

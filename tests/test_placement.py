@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from getac.placement import carrier, is_layer, output_dimension, place
+from getac.clipping import carrier
+from getac.placement import is_layer, output_dimension, place
 from getac.quantizer import Quantizer
 
 F32 = np.float32

@@ -39,6 +39,8 @@ def test_json_has_everything(report):
             "layers",
             "before",
             "after",
+            "least_bytes",
+            "storage_ratio",
             "latency",
             "verification",
             "refusals",

@@ -1,17 +1,19 @@
 """Measures what kernels of onnxruntime take on this machine: the table for `getac lower --cost`.
 
-    python tools/measure_kernels.py [--json FILE] [--quick]
+    python tools/measure_kernels.py [--json FILE] [--runs N] [--quick]
 
 One thread; every number is a median of CPU time over interleaved runs, of n layers less that of one layer.
-It takes about two minutes on a quiet machine; the numbers are good where nothing else runs.
+It takes about two minutes on a quiet machine; where others work, take the medians of several --runs. The
+table that ships with getac is that of five.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,18 +23,19 @@ if __name__ == "__main__":  # run by path: make `tools` importable
 import numpy as np
 
 from getac.kernel_costs import CostTable, Kind, Strategy
-from getac.kernel_costs.files import as_json
 from getac.kernel_costs.table import Grid, Steps, Transitions
+from getac.kernel_costs.writing import as_json
 from getac.onnx_graph.write import atomic_write_text
 from getac.plan import versions
 from getac.runtime import measure_latency, open_session
 from tools.benchmark import machine
 from tools.kernel_models import Case, Feed, addition_model, feed, idle_model, layer_model, pair_model
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "medians"]
 
 ENOUGH = 20_000_000  # MACs of all the layers of a model whose difference can be told
 MOST = 16  # layers side by side
+ATTEMPTS = 3  # at an entry that cannot be right
 LEAST_S = 5e-8  # a difference below it is noise
 ON_BOTH = (Strategy.FLOAT, Strategy.INTEGER)
 ANY = (*ON_BOTH, Strategy.WEIGHT_ONLY_8, Strategy.WEIGHT_ONLY_4)
@@ -66,7 +69,7 @@ def between(aligned: int) -> tuple[int, ...]:
 
 
 STEPPED = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.LINEAR)
-WIDE, IMAGE = (16, 64, 256, 1024), (7, 14, 28, 56)
+WIDE, IMAGE = (16, 64, 256, 1024), (7, 14, 28, 56, 112)
 FULL = Setting(
     channels=dict.fromkeys(Kind, WIDE)
     | {Kind.CONVOLUTION: (16, 64, 256), Kind.STEM: (16, 64), Kind.LARGE_STEM: (16, 64)},
@@ -95,9 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the table there, not to the terminal"
     )
+    parser.add_argument("--runs", type=int, default=1, metavar="N", help="medians of N tables; default 1")
     parser.add_argument("--quick", action="store_true", help="few entries, badly measured: the form")
     options = parser.parse_args(arguments)
-    text = as_json(measure(QUICK if options.quick else FULL))
+    setting = QUICK if options.quick else FULL
+    text = as_json(medians([measure(setting) for _ in range(max(1, options.runs))]))
     if options.json:
         atomic_write_text(options.json, text)
     else:
@@ -112,6 +117,7 @@ def measure(setting: Setting) -> CostTable:
     return CostTable(
         machine={"cpu": found["cpu"], "flags": flags},
         onnxruntime=versions()["onnxruntime"],
+        call=call_seconds(setting),
         node=idle_seconds(setting),
         grids={key: grid for kind in Kind for key, grid in grids(kind, setting).items()},
         steps={key: one for kind in setting.steps_at for key, one in steps(kind, setting).items()},
@@ -120,14 +126,63 @@ def measure(setting: Setting) -> CostTable:
     )
 
 
+def medians(tables: Sequence[CostTable]) -> CostTable:
+    """The table whose entries are the medians of those of several; their machine is one."""
+
+    def median(entry: Callable[[CostTable], float]) -> float:
+        return statistics.median(map(entry, tables))
+
+    def grid(key: tuple[Kind, Strategy], like: Grid) -> Grid:
+        rows = zip(*(table.grids[key].seconds for table in tables), strict=True)
+        seconds = [[statistics.median(cell) for cell in zip(*row, strict=True)] for row in rows]
+        return replace(like, seconds=seconds)
+
+    def steps(key: tuple[Kind, Strategy], like: Steps) -> Steps:
+        times = zip(*(table.steps[key].seconds for table in tables), strict=True)
+        return replace(like, seconds=[statistics.median(one) for one in times])
+
+    def change(kind: Kind) -> Transitions:
+        return Transitions(
+            median(lambda table: table.transitions[kind].to_integers),
+            median(lambda table: table.transitions[kind].to_floats),
+        )
+
+    first = tables[0]
+    return replace(
+        first,
+        call=median(lambda table: table.call),
+        node=median(lambda table: table.node),
+        grids={key: grid(key, like) for key, like in first.grids.items()},
+        steps={key: steps(key, like) for key, like in first.steps.items()},
+        transitions={kind: change(kind) for kind in first.transitions},
+        additions={how: median(lambda table, how=how: table.additions[how]) for how in first.additions},
+    )
+
+
 def grids(kind: Kind, setting: Setting) -> dict[tuple[Kind, Strategy], Grid]:
+    """The entries of one kind, each at least as long as those of fewer channels or positions."""
     channels, sides = setting.channels[kind], setting.sides[kind]
-    cells = [[layer_seconds(Case(kind, count, side), setting) for side in sides] for count in channels]
-    positions = tuple(Case(kind, channels[0], side).shape.positions for side in sides)
-    return {
-        (kind, how): Grid(kind, tuple(channels), positions, [[cell[how] for cell in row] for row in cells])
-        for how in cells[0][0]
-    }
+    cells: dict[tuple[int, int], dict[Strategy, float]] = {}
+    for row, count in enumerate(channels):
+        for column, side in enumerate(sides):
+            less = [cells[at] for at in ((row - 1, column), (row, column - 1)) if at in cells]
+            cells[row, column] = growing(Case(kind, count, side), less, setting)
+    positions = [Case(kind, channels[0], side).shape.positions for side in sides]
+
+    def grid(how: Strategy) -> Grid:
+        rows = [[cells[row, column][how] for column in range(len(sides))] for row in range(len(channels))]
+        return Grid(kind, channels, positions, rows)
+
+    return {(kind, how): grid(how) for how in cells[0, 0]}
+
+
+def growing(case: Case, less: Sequence[Mapping[Strategy, float]], setting: Setting) -> dict[Strategy, float]:
+    """The times of a case; measured again where a smaller one took longer, which only noise does."""
+    for _ in range(ATTEMPTS):
+        times = layer_seconds(case, setting)
+        if all(times[how] >= smaller[how] for smaller in less for how in times):
+            break
+    return {how: max(seconds, *(smaller[how] for smaller in less), 0.0) for how, seconds in times.items()}
 
 
 def steps(kind: Kind, setting: Setting) -> dict[tuple[Kind, Strategy], Steps]:
@@ -172,11 +227,23 @@ def additions(setting: Setting) -> dict[Strategy, float]:
 def typical(kind: Kind, setting: Setting) -> Case:
     """What is around transitions and additions: a light layer, so that the difference shows."""
     kind = kind if kind is Kind.LINEAR else Kind.POINTWISE
-    return Case(kind, sorted(setting.channels[kind])[1], sorted(setting.sides[kind])[-1])
+    return Case(kind, setting.channels[kind][1], setting.sides[kind][-1 if kind is Kind.LINEAR else -2])
 
 
 def idle_seconds(setting: Setting) -> float:
     return seconds_each({"idle": idle_model}, {"x": np.ones((1, 1), np.float32)}, 2 * MOST, setting)["idle"]
+
+
+def call_seconds(setting: Setting) -> float:
+    """What a run takes around its nodes."""
+    session = open_session(idle_model(1))
+    inputs = {"x": np.ones((1, 1), np.float32)}
+    return (
+        1e-3
+        * measure_latency(
+            {"idle": session}, inputs, min_rounds=setting.min_rounds, budget_s=setting.budget_s
+        )["idle"]
+    )
 
 
 def repeats_of(case: Case) -> int:

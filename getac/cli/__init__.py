@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from getac.cli import bench, demo, inspect, lower, opt, verify
+from getac.cli import apply, bench, demo, inspect, lower, opt, verify
 from getac.cli.console import print_error
 from getac.errors import GetacError
 
@@ -42,6 +42,7 @@ def options(
 
 for command in (
     lower.lower,
+    apply.apply,
     inspect.inspect,
     bench.bench,
     verify.verify,

@@ -6,7 +6,7 @@ Parameters stay the same objects under the same names, tied ones stay tied, buff
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,14 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class FxEditor:
-    """Edits a captured module in place."""
+    """Edits a captured module in place.
+
+    Args:
+        sizes_of: The sizes that a node's value will have; None where they are not known.
+    """
 
     view: FxView
+    sizes_of: Callable[[fx.Node], Sequence[Any] | None] = lambda _: None
 
     def cut(self, parameter: Hashable, masks: Sequence[Mask]) -> None:
         cut_tensor(self.view.tensor(parameter), masks)
@@ -43,11 +48,15 @@ class FxEditor:
         for site, change in sizes.items():
             assert isinstance(site.node, fx.Node)
             by_node[site.node][site] = change
-        for node, changes in by_node.items():
-            if any(old != new for old, new in changes.values()):
-                write_node(node, changes)
+        changed = {
+            node: changes
+            for node, changes in by_node.items()
+            if any(old != new for old, new in changes.values())
+        }
+        for node, changes in changed.items():
+            write_node(node, changes)
         self.view.module.recompile()
-        refresh_sizes(self.view.module)
+        refresh_sizes(self.view.module, self.sizes_of, changed)
 
     def write_numbers(self, numbers: Mapping[Site, float]) -> None:
         for site, value in numbers.items():

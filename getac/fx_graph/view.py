@@ -147,6 +147,10 @@ class FxView:
         read = (self._values.get(n) for n in node.all_input_nodes)
         return all(self._sizes.get(value) == () for value in read if value is not None)
 
+    def value_of(self, node: fx.Node) -> Hashable | None:
+        """The value that a node computes, or stands for; None where it has no axes."""
+        return self._values.get(node)
+
     def _define(self, node: fx.Node, value: Hashable) -> Hashable:
         self._values[node] = value
         self._examples[value] = node.meta.get("val")

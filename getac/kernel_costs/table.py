@@ -122,6 +122,7 @@ class CostTable:
     Args:
         machine: The processor, in words.
         onnxruntime: The version that was measured.
+        call: What one run takes around its nodes, in seconds.
         node: What any operator takes at least, in seconds.
         grids: Kernel -> entries at aligned channels.
         steps: Kernel -> entries at consecutive channels.
@@ -131,6 +132,7 @@ class CostTable:
 
     machine: Mapping[str, str]
     onnxruntime: str
+    call: float
     node: float
     grids: Mapping[tuple[Kind, Strategy], Grid]
     steps: Mapping[tuple[Kind, Strategy], Steps]

@@ -64,7 +64,7 @@ class Branches:
 
     def region(self, x: ir.Value) -> list[ir.Node]:
         """The elementwise nodes, in order, that compute from a value and from single numbers alone."""
-        known, found = {x}, []
+        known, found = {x}, list[ir.Node]()
         for node in self.graph:
             if not is_elementwise(node) or node in self.constants or len(found) == LONGEST_REGION:
                 continue

@@ -18,10 +18,10 @@ from getac.alignment import unit_multiples
 from getac.axes.axis import Axis
 from getac.errors import BadInputError, OptionError
 from getac.fx_graph.view import FxView
-from getac.qasso.blocks import Blocks, nearest, pick, reachable, steps_of
 from getac.qasso.schedule import is_number, is_whole
 from getac.qasso.units import UnitTable
 from getac.training.quantizers import find_quantizers
+from getac.unit_blocks import Blocks, nearest, pick, reachable, steps_of
 
 __all__ = ["Target", "check_options", "choose_units", "multiples_of", "plan_target"]
 
@@ -144,8 +144,7 @@ def choose_units(
         [known.get(one.atom, 1) for one in table.classes],
         minimum,
     )
-    totals = reachable(blocks.steps(np.zeros(len(blocks.sizes), dtype=np.bool_)), int(blocks.sizes.sum()))
     is_last = final is None or final <= amount
-    final = nearest(totals, amount if final is None else final)
+    final = blocks.nearest(amount if final is None else final)
     taken = pick(blocks, final if is_last else min(amount, final), final)
     return torch.from_numpy(np.sort(blocks.units_in(taken))).to(table.device)

@@ -15,7 +15,7 @@ from getac.qasso.bounds import widen
 from getac.qasso.checks import Removal, check_whole
 from getac.qasso.joint import JointConstants
 from getac.qasso.optimizer import QASSO
-from getac.qasso.pruning import Pruning
+from getac.qasso.pruning import Cost, Pruning
 from getac.qasso.saliency import Saliency
 from getac.qasso.schedule import Schedule, Stage, is_number
 from getac.report import Report
@@ -57,7 +57,9 @@ class GETA:
             likes.
         saliency: How important a unit is: "mixed", "magnitude", "average_magnitude", "cosine", "taylor",
             "taylor2", or a function of a table of units and its module that returns one number per unit.
-        cost: What importance is divided by: "macs", or name of a class -> what one of its units saves.
+        cost: What importance is divided by: what one unit saves in "macs", "bops" or "latency" (as predicted
+            from measured kernels); or name of a class -> what one of its units saves.
+        cost_exponent: The power of the cost: 0 ignores it, 1 takes importance per saving.
         minimum: How many units each class keeps at least.
         options: What else `getac.prepare` takes: overrides, ranges, embeddings, per_channel, ...
 
@@ -83,11 +85,12 @@ class GETA:
         prune: Sequence[str] = (),
         align: int | Literal["auto"] = "auto",
         saliency: str | Saliency = "mixed",
-        cost: Literal["macs"] | Mapping[str, float] | None = None,
+        cost: Cost | None = None,
+        cost_exponent: float = 0.5,
         minimum: int = 1,
         **options: Any,
     ) -> None:
-        self.pruning = Pruning(sparsity, keep, prune, align, saliency, cost, minimum)
+        self.pruning = Pruning(sparsity, keep, prune, align, saliency, cost, cost_exponent, minimum)
         check_start(start_bits)
         check_plain(model)
         module = prepare(
@@ -119,7 +122,8 @@ class GETA:
         prune: Sequence[str] = (),
         align: int | Literal["auto"] = "auto",
         saliency: str | Saliency = "mixed",
-        cost: Literal["macs"] | Mapping[str, float] | None = None,
+        cost: Cost | None = None,
+        cost_exponent: float = 0.5,
         minimum: int = 1,
     ) -> GETA:
         """Goes on with a training that `save` has stored; `qasso` then continues its optimizer, if any.
@@ -132,7 +136,7 @@ class GETA:
             BadInputError: The file cannot be read, or is one of another model.
         """
         geta = cls.__new__(cls)
-        geta.pruning = Pruning(sparsity, keep, prune, align, saliency, cost, minimum)
+        geta.pruning = Pruning(sparsity, keep, prune, align, saliency, cost, cost_exponent, minimum)
         geta._of(load(model, path))
         geta._checkpoint = path if holds_optimizer(path) else None
         return geta

@@ -14,11 +14,15 @@ from getac.axes.wishes import Wishes, check_globs
 from getac.errors import OptionError
 from getac.fx_graph.view import FxView
 from getac.qasso.choosing import Target, check_options, choose_units, multiples_of, plan_target, unreachable
-from getac.qasso.saliency import SALIENCIES, Saliency, macs_of, score_units
+from getac.qasso.costs import COSTS
+from getac.qasso.saliency import SALIENCIES, Saliency, score_units
 from getac.qasso.schedule import is_number, is_whole
 from getac.qasso.units import UnitTable
 
-__all__ = ["Pruning"]
+__all__ = ["Cost", "Pruning"]
+
+Cost = Literal["macs", "bops", "latency"] | Mapping[str, float]
+"""A name of `COSTS`, or name of a class -> what one of its units saves."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,11 @@ class Pruning:
             likes.
         saliency: A name of `getac.qasso.saliency.SALIENCIES`, or a function of a table of units and its
             module that returns one number per unit.
-        cost: What scores are divided by: "macs", or name of a class -> what one of its units saves, or
-            None.
+        cost: What scores are divided by: a name of `getac.qasso.costs.COSTS` ("macs", "bops", "latency"), or
+            name of a class -> what one of its units saves, seconds that were measured for instance; None:
+            nothing.
+        cost_exponent: The power of the cost. With 1 the scores are per saving, and the classes that save the
+            most may go down to their minimum; near 0 costs only decide between equals.
         minimum: How many units each class keeps at least.
 
     Raises:
@@ -46,7 +53,8 @@ class Pruning:
     prune: Sequence[str] = ()
     align: int | Literal["auto"] = "auto"
     saliency: str | Saliency = "mixed"
-    cost: Literal["macs"] | Mapping[str, float] | None = None
+    cost: Cost | None = None
+    cost_exponent: float = 0.5
     minimum: int = 1
 
     def __post_init__(self) -> None:
@@ -59,7 +67,7 @@ class Pruning:
         if not callable(self.saliency) and self.saliency not in SALIENCIES:
             required = f"{', '.join(SALIENCIES)}, or a function"
             raise OptionError("there is no such saliency", required=required, found=repr(self.saliency))
-        check_cost(self.cost)
+        check_cost(self.cost, self.cost_exponent)
 
     @property
     def multiple(self) -> int | None:
@@ -83,6 +91,7 @@ class Pruning:
             "minimum": int(self.minimum),
             "saliency": name,
             "cost": "one per class" if isinstance(cost, Mapping) else str(cost),
+            "cost_exponent": float(self.cost_exponent),
         }
 
     def table(self, module: fx.GraphModule, trained_by: Collection[Tensor] | None = None) -> UnitTable:
@@ -119,22 +128,27 @@ class Pruning:
             final: How many go from now on, these included.
             gone: Which units are zero already; shape (table.size,).
         """
-        costs = macs_of(table) if self.cost == "macs" else self.cost
-        scores = score_units(table, self.saliency, costs)
+        costs = COSTS[self.cost](table) if isinstance(self.cost, str) else self.cost
+        scores = score_units(table, self.saliency, costs, self.cost_exponent)
         multiples = self.multiples(table)
         return choose_units(
             table, scores, amount, final, multiples=multiples, minimum=self.minimum, gone=gone
         )
 
 
-def check_cost(cost: object) -> None:
-    if cost in (None, "macs"):
+def check_cost(cost: object, exponent: object) -> None:
+    if not is_number(exponent) or not 0 <= exponent <= 2:  # type: ignore[operator]
+        required = "a number from 0 to 2"
+        raise OptionError(
+            "this is no power of a cost", where="cost_exponent", required=required, found=repr(exponent)
+        )
+    if cost is None or (isinstance(cost, str) and cost in COSTS):
         return
     if not isinstance(cost, Mapping) or not all(is_number(one) and one >= 0 for one in cost.values()):
         raise OptionError(
             "this is no cost of units",
             where="cost",
-            required="macs, or name of a class -> what one of its units saves, 0 or more; or None",
+            required=f"{', '.join(COSTS)}, or name of a class -> what one of its units saves, 0 or more; or None",
             found=repr(cost),
         )
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from getac.errors import BadInputError, OptionError
 from getac.qasso.units import Entry, UnitTable, along
 
-__all__ = ["SALIENCIES", "Saliency", "macs_of", "per_cost", "score_units"]
+__all__ = ["SALIENCIES", "Saliency", "per_cost", "score_units"]
 
 Saliency = Callable[[UnitTable, nn.Module], Tensor]
 """A table and its module -> one number per unit, shape (table.size,); the least go first."""
@@ -121,14 +121,18 @@ SALIENCIES: Mapping[str, Saliency] = {
 
 @torch.no_grad()
 def score_units(
-    table: UnitTable, saliency: str | Saliency = "mixed", costs: Mapping[str, float] | None = None
+    table: UnitTable,
+    saliency: str | Saliency = "mixed",
+    costs: Mapping[str, float] | None = None,
+    exponent: float = 1.0,
 ) -> Tensor:
     """Scores every unit, from the parameters and the gradients as they are.
 
     Args:
         saliency: A name of `SALIENCIES`, or a function of the table and the module.
-        costs: Name of a class -> what removing one unit saves (`macs_of`, or measured seconds); scores are
-            then divided by it.
+        costs: Name of a class -> what removing one unit saves (`getac.qasso.costs`, or measured seconds);
+            scores are then divided by it.
+        exponent: The power of the costs that they are divided by.
 
     Returns:
         Shape (table.size,).
@@ -143,7 +147,7 @@ def score_units(
         raise OptionError(f"there is no saliency {saliency!r}", required=f"{names}, or a function")
     scores = (SALIENCIES[saliency] if isinstance(saliency, str) else saliency)(table, table.module)
     check_scores(scores, table, saliency)
-    return scores if costs is None else per_cost(scores, table, costs)
+    return scores if costs is None else per_cost(scores, table, costs, exponent)
 
 
 def check_scores(scores: object, table: UnitTable, saliency: str | Saliency) -> None:
@@ -165,14 +169,10 @@ def check_scores(scores: object, table: UnitTable, saliency: str | Saliency) -> 
         )
 
 
-def macs_of(table: UnitTable) -> dict[str, float]:
-    """Name of a class -> the multiply-accumulates per sample that removing one unit saves."""
-    costs = table.analysis.costs.classes
-    return {one.name: float(costs[one.name].macs) for one in table.classes}
-
-
-def per_cost(scores: Tensor, table: UnitTable, costs: Mapping[str, float]) -> Tensor:
-    """Scores per cost saved, in units of the mean cost of all units; what saves nothing goes last.
+def per_cost(
+    scores: Tensor, table: UnitTable, costs: Mapping[str, float], exponent: float = 1.0
+) -> Tensor:
+    """Scores per cost^exponent saved, in units of the mean cost of all units; what saves nothing goes last.
 
     Raises:
         BadInputError: A class has no cost, or none has a positive one.
@@ -184,4 +184,4 @@ def per_cost(scores: Tensor, table: UnitTable, costs: Mapping[str, float]) -> Te
         required = "what one unit saves, for each class of the table"
         raise BadInputError("costs do not fit the units", found=found, required=required)
     each = scores.new_tensor(given).clamp(min=0)[table.class_of]
-    return torch.where(each > 0, scores * each.mean() / each, torch.inf)
+    return torch.where(each > 0, scores * (each.mean() / each).pow(exponent), torch.inf)

@@ -37,7 +37,8 @@ def base_optimizer(
     """torch's optimizer on the parameters of a module; its last two groups are the quantizers'.
 
     Weight decay would pull ranges and steps towards zero, where they mean nothing: their groups have none.
-    On a CPU torch's fused implementation is taken, unless the options choose one.
+    On a CPU torch's fused SGD is taken, unless the options choose an implementation: its numbers are those
+    of the loop to a rounding. Those of a fused Adam would drift away.
 
     Args:
         variant: sgd, adam or adamw.
@@ -65,7 +66,7 @@ def base_optimizer(
         for found, rate in ((ranges, of_ranges), (steps, of_steps))
     ]
     groups = [*weight_groups(module, given), *apart]
-    way = {"fused": True} if can_fuse(module, groups, options) else {}
+    way = {"fused": True} if variant == "sgd" and can_fuse(module, groups, options) else {}
     try:
         base: Optimizer = kind([group for group in groups if group["params"]], lr=lr, **way | dict(options))
     except (TypeError, ValueError) as error:  # torch's own checks of its options

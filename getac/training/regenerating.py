@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
 from getac.axes.analysis import Analysis, analyze_view
-from getac.axes.axis import Axis, Mask
+from getac.axes.axis import Axis, Mask, kept, leaves
 from getac.axes.wishes import NO_WISHES, Wishes
 from getac.errors import BadInputError, OptionError
 from getac.fx_graph.capture import is_captured
@@ -78,9 +79,27 @@ def regenerate(
             state.carry_out()
         for tensor, dimensions in quantizers.items():
             cut_tensor(tensor, dimensions)
-        cut_units(FxEditor(view), analysis, masks)
+        cut_units(FxEditor(view, partial(sizes_after, analysis, masks)), analysis, masks)
     note(module, analysis, masks, wishes)
     return module
+
+
+def sizes_after(analysis: Analysis, masks: Mapping[Axis, Mask], node: fx.Node) -> list[Any] | None:
+    """The sizes that a node's value has after a removal; None where the analysis does not know them."""
+    assert isinstance(analysis.view, FxView)
+    axes = analysis.axes.get(analysis.view.value_of(node))
+    val = node.meta.get("val")
+    if axes is None or not isinstance(val, Tensor) or val.ndim != len(axes):
+        return None
+    sizes: list[Any] = []
+    for axis, size in zip(axes, val.shape, strict=True):
+        if masks.keys().isdisjoint(leaves(axis)):
+            sizes.append(size)
+        elif isinstance(size, int) and size == axis.size:
+            sizes.append(int(kept(axis, masks).sum()))
+        else:
+            return None  # a symbol is a factor of it
+    return sizes
 
 
 def quantizer_cuts(analysis: Analysis, masks: Mapping[Axis, Mask]) -> dict[Tensor, Sequence[Mask]]:

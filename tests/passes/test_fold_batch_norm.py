@@ -16,6 +16,7 @@ from getac.passes import FoldBatchNorm
 from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
+from tests.unpacked import weight_integers
 
 BOUND = {np.float32: 1e-6, np.float16: 4e-3}  # relative to the largest output
 
@@ -349,10 +350,9 @@ def test_trained_layers_with_batch_norms_run_on_integers(build, evaluate):
     assert "BatchNormalization" not in operators(lowered)
     kernels = [kernel.op_type for kernel in executed_kernels(lowered)]
     assert kernels.count("QLinearConv") == 2 and "Conv" not in kernels
-    stored = {one.name: one.const_value.numpy() for one in lowered.graph.initializers.values()}
     flips = np.sign(tensors["gamma"]).astype(int).reshape(-1, 1, 1, 1)
     expected = [tensors["Vq"] * flips, tensors["Wq"]]
-    found = [array for array in stored.values() if array.dtype == np.int8 and array.ndim == 4]
+    found = weight_integers(lowered).values()
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     after = run(open_session(lowered), {"x": x})["z"]

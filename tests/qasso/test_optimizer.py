@@ -246,9 +246,10 @@ def test_a_saliency_of_ones_own() -> None:
     assert module.get_parameter("c.weight").shape[:2] == (10, 8)
 
 
-def test_costs_decide_where_units_go() -> None:
+@pytest.mark.parametrize("cost", ["macs", "bops", "latency"])
+def test_costs_decide_where_units_go(cost: Any) -> None:
     module = prepared()
-    train(module, optimizer := optimizer_of(module, pruning=Pruning(0.25, align=1, cost="macs")), 17)
+    train(module, optimizer := optimizer_of(module, pruning=Pruning(0.25, align=1, cost=cost)), 17)
     assert optimizer.metrics().sparsity == 0.25
 
 
@@ -300,8 +301,10 @@ def test_refuses_options(options: dict[str, Any], said: str) -> None:
         ({"sparsity": None}, r"\[0, 1\)"),
         ({"minimum": 0}, "1 or more"),
         ({"minimum": 0.5}, "1 or more"),
-        ({"cost": "latency"}, "macs, or name of a class"),
-        ({"cost": {"a": "dear"}}, "macs, or name of a class"),
+        ({"cost": "watts"}, "macs, bops, latency, or name of a class"),
+        ({"cost": {"a": "dear"}}, "macs, bops, latency, or name of a class"),
+        ({"cost_exponent": -1}, "cost_exponent"),
+        ({"cost_exponent": "half"}, "cost_exponent"),
         ({"keep": "a.*"}, "sequence of globs"),
     ],
 )

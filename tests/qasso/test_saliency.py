@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from getac.errors import BadInputError, OptionError
-from getac.qasso.saliency import SALIENCIES, macs_of, per_cost, score_units
+from getac.kernel_costs import default_table
+from getac.qasso.costs import bops_of, latency_of, macs_of
+from getac.qasso.saliency import SALIENCIES, per_cost, score_units
 from getac.qasso.units import UnitTable
 from tests.qasso.nets import Attention, group, prepared, table_of, with_gradients
 
@@ -84,8 +88,21 @@ def test_per_cost() -> None:
     scores, divided = score_units(table, "magnitude"), score_units(table, "magnitude", costs)
     each = torch.tensor([costs["c0"]] * 8 + [costs["c1"]] * 12)
     torch.testing.assert_close(divided, scores * each.mean() / each)
+    rooted = score_units(table, "magnitude", costs, 0.5)
+    torch.testing.assert_close(rooted, scores * (each.mean() / each).sqrt())
+    torch.testing.assert_close(score_units(table, "magnitude", costs, 0.0), scores)
     latency = score_units(table, "magnitude", {"c0": 0.0, "c1": 2e-6})  # c0 saves nothing: it goes last
     assert latency[:8].isinf().all() and latency[8:].isfinite().all()
+
+
+def test_bit_operations_and_predicted_seconds_of_a_unit() -> None:
+    _, table = case("conv")
+    macs, bops, seconds = macs_of(table), bops_of(table), latency_of(table)
+    assert macs.keys() == bops.keys() == seconds.keys() == {"c0", "c1"}
+    assert all(4 * macs[name] <= bops[name] <= 1024 * macs[name] for name in macs)
+    assert all(0 <= one < 1e-3 for one in seconds.values())
+    slow = replace(default_table(), node=1.0)  # every layer takes a second, whatever its size
+    assert latency_of(table, slow) == {"c0": 0.0, "c1": 0.0}
 
 
 def test_a_function_of_the_user() -> None:

@@ -21,7 +21,6 @@ import getac
 from getac.axes.meter import Cost
 from getac.fx_graph.onnx_export import export_module
 from tools.digits.data import Images
-from tools.digits.saliency import per_bops
 from tools.digits.settings import Setting, Training
 from tools.digits.training import Run, renormalise
 
@@ -165,7 +164,10 @@ def wrap(
         activation_bits=activation_bits,
         calibration=[job.calibration],
         align=goal.align,
-        saliency=per_bops(goal.per_bops, goal.saliency) if goal.per_bops else goal.saliency,
+        minimum=goal.minimum,
+        saliency=goal.saliency,
+        cost="bops" if goal.per_bops else None,
+        cost_exponent=goal.per_bops,
     )
 
 

@@ -41,6 +41,7 @@ class Goal:
         weight_bits: The bounds of the numbers of bits; the first and the last layers keep 8.
         saliency: One of `getac.GETA`'s.
         per_bops: The power of the bit operations that a unit saves by which its saliency is divided.
+        minimum: How many units each class keeps, so that every layer has some heads and head dimensions left.
         align: The multiple that channel counts are kept at.
         quantizer_lr: Of ranges; None: that of the weights.
         distill: The weight of the dense network's answers in the loss, beside that of the labels; 0: none.
@@ -52,6 +53,7 @@ class Goal:
     activation_bits: tuple[int, int] = (8, 8)
     saliency: str = "mixed"
     per_bops: float = 0.0
+    minimum: int = 1
     align: int | Literal["auto"] = "auto"
     quantizer_lr: float | None = None
     distill: float = 0.0
@@ -81,7 +83,7 @@ class Setting:
 
 SETTINGS: Mapping[str, Setting] = {
     "resnet20": Setting("resnet20", Goal(0.5, align=4, per_bops=0.25), accuracy=0.978),
-    "vit": Setting("vit", Goal(0.5, weight_bits=(3, 3), per_bops=0.4), accuracy=0.966),
+    "vit": Setting("vit", Goal(0.25, per_bops=1.0, minimum=2), accuracy=0.966),
 }
 
 BRIEF = Training(

@@ -2,7 +2,7 @@
 
     {"format": "getac kernel costs", "version": 1,
      "machine": {"cpu": "...", "flags": "avx2 avx512f ..."}, "onnxruntime": "1.31.1",
-     "node": 0.5,                                            what any operator takes at least
+     "call": 5.1, "node": 0.5,           what a run takes around its nodes, and any operator at least
      "grids": [{"kind": "convolution", "strategy": "integer", "channels": [16, 64], "positions": [49, 784],
                 "microseconds": [[2.5, 12.0], [6.3, 63.1]]}, ...],           one row per channel count
      "steps": [{"kind": "convolution", "strategy": "integer", "channels": [48, 49, 52, 64],
@@ -29,7 +29,7 @@ from getac.errors import BadInputError
 from getac.kernel_costs.shape import COARSEST, Kind, Strategy
 from getac.kernel_costs.table import CostTable, Grid, Steps, Transitions
 
-__all__ = ["as_json", "default_table", "parse_table", "read_table"]
+__all__ = ["FORMAT", "MICRO", "NANO", "VERSION", "default_table", "parse_table", "read_table"]
 
 FORMAT, VERSION = "getac kernel costs", 1
 MICRO, NANO = 1e-6, 1e-9
@@ -73,64 +73,6 @@ def parse_table(text: str, where: str) -> CostTable:
         raise bad(where, error.required, error.found) from error
 
 
-def as_json(table: CostTable) -> str:
-    """What a file holds; `parse_table` gives the same table again, but for the last digits."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "machine": dict(table.machine),
-        "onnxruntime": table.onnxruntime,
-        "node": digits(table.node / MICRO),
-        "grids": [
-            {
-                **kernel_entry(*kernel),
-                "channels": list(grid.channels),
-                "positions": list(grid.positions),
-                "microseconds": [[digits(one / MICRO) for one in row] for row in grid.seconds],
-            }
-            for kernel, grid in table.grids.items()
-        ],
-        "steps": [
-            {
-                **kernel_entry(*kernel),
-                "channels": list(steps.channels),
-                "microseconds": [digits(one / MICRO) for one in steps.seconds],
-            }
-            for kernel, steps in table.steps.items()
-        ],
-        "transitions": {
-            kind.value: {
-                "to_integers": digits(one.to_integers / NANO),
-                "to_floats": digits(one.to_floats / NANO),
-            }
-            for kind, one in table.transitions.items()
-        },
-        "additions": {how.value: digits(one / NANO) for how, one in table.additions.items()},
-    }
-    return one_line_per_kernel(content)
-
-
-def one_line_per_kernel(content: Mapping[str, Any]) -> str:
-    """JSON that a person can compare: short lists stay on their line."""
-    parts = []
-    for key, value in content.items():
-        if isinstance(value, list):
-            lines = ",\n  ".join(json.dumps(one) for one in value)
-            parts.append(f" {json.dumps(key)}: [\n  {lines}\n ]")
-        else:
-            parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def kernel_entry(kind: Kind, strategy: Strategy) -> dict[str, str]:
-    return {"kind": kind.value, "strategy": strategy.value}
-
-
-def digits(number: float) -> float:
-    """Four digits: no more of a measured time is real."""
-    return float(f"{number:.4g}")
-
-
 class Malformed(Exception):
     """Something in a file is not as it must be."""
 
@@ -165,6 +107,7 @@ def table_of(content: Any) -> CostTable:
     return CostTable(
         machine={str(key): str(value) for key, value in machine.items()},
         onnxruntime=typed(content.get("onnxruntime"), str, "onnxruntime: its version"),
+        call=time_of(content.get("call"), "call") * MICRO,
         node=time_of(content.get("node"), "node") * MICRO,
         grids=grids,
         steps=steps,

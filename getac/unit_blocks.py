@@ -96,6 +96,11 @@ class Blocks:
         ends = np.searchsorted(self.classes[left], np.arange(1, self.classes.max(initial=0) + 1))
         return np.split(self.sizes[left], ends)
 
+    def nearest(self, wanted: int) -> int:
+        """The number of units next to a wanted one that whole blocks add up to; the smaller one of two."""
+        totals = reachable(self.steps(np.zeros(len(self.sizes), dtype=np.bool_)), int(self.sizes.sum()))
+        return nearest(totals, wanted)
+
     def units_in(self, taken: npt.NDArray[np.bool_]) -> Integers:
         return self.units[np.repeat(taken, self.sizes)]
 

@@ -1,0 +1,60 @@
+"""The measuring tool: its quick form gives a whole table, its models run the kernels that they are for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from getac.executed import executed_kernels
+from getac.kernel_costs import Kind, Strategy, read_table
+from tools.kernel_models import Case, addition_model, feed, layer_model, pair_model
+from tools.measure_kernels import main
+
+KERNELS = {
+    (Kind.CONVOLUTION, Strategy.FLOAT): "Conv",
+    (Kind.CONVOLUTION, Strategy.INTEGER): "QLinearConv",
+    (Kind.DEPTHWISE, Strategy.INTEGER): "QLinearConv",
+    (Kind.STEM, Strategy.FLOAT): "Conv",
+    (Kind.LARGE_STEM, Strategy.INTEGER): "QLinearConv",
+    (Kind.LINEAR, Strategy.FLOAT): "Gemm",
+    (Kind.LINEAR, Strategy.INTEGER): "QGemm",
+    (Kind.LINEAR, Strategy.WEIGHT_ONLY_8): "MatMulNBits",
+    (Kind.LINEAR, Strategy.WEIGHT_ONLY_4): "MatMulNBits",
+}
+
+
+def executed(model):
+    return [node.op_type for node in executed_kernels(model)]
+
+
+@pytest.mark.parametrize(("kind", "strategy"), KERNELS, ids=str)
+def test_what_is_timed(kind, strategy):
+    case = Case(kind, 32, 8)
+    one, three = (executed(layer_model(case, strategy, n)) for n in (1, 3))
+    kernel = KERNELS[kind, strategy]
+    assert (one.count(kernel), three.count(kernel)) == (1, 3)
+    # What is there once drops out: only the layer and its crop are repeated, on its way back to floats.
+    more = [op for op in three if three.count(op) > one.count(op)]
+    assert set(more) <= {kernel, "MaxPool", "NhwcMaxPool", "Slice", "Transpose", "DequantizeLinear"}
+
+
+def test_layers_of_two_types_in_a_row():
+    case = Case(Kind.POINTWISE, 32, 8)
+    ops = executed(pair_model(case, Strategy.FLOAT, Strategy.INTEGER, 1))
+    assert ops.count("Conv") == ops.count("QLinearConv") == 1
+    assert "QLinearAdd" in executed(addition_model(case, Strategy.INTEGER, True, 1))
+
+
+def test_inputs_have_the_shape_of_the_case():
+    assert feed(Case(Kind.STEM, 32, 8))["x"].shape == (1, 3, 8, 8)
+    assert feed(Case(Kind.LINEAR, 32, 5))["x"].shape == (5, 32)
+
+
+def test_the_quick_form_writes_a_whole_table(tmp_path, capsys):
+    path = tmp_path / "table.json"
+    assert main(["--quick", "--json", str(path)]) == 0
+    assert capsys.readouterr().out == ""
+    table = read_table(path)
+    assert table.has(Kind.LINEAR, Strategy.WEIGHT_ONLY_4)
+    assert {"cpu", "flags"} == set(json.loads(path.read_text())["machine"])
