@@ -16,6 +16,9 @@ from getac.analyzing import analyze_onnx
 from getac.axes.analysis import FrozenAxis, Member, PruningClass
 from getac.axes.meter import Cost, LayerCost
 from getac.axes.wishes import Wishes
+from getac.onnx_graph.provenance import provenance_of
+from getac.onnx_graph.read import load
+from getac.onnx_graph.suboptimal import Finding, suboptimal
 from getac.opening import prune_warnings
 from getac.passes import Refusal
 from getac.plan import quantizer_entry
@@ -73,7 +76,10 @@ class Inspection:
         layers: Operators that multiply or read stored floats, in execution order.
         quantizers: Value -> its record.
         refusals: Pass -> what it left as it was; `infer-axes` lists the operators without a rule.
+        origins: Node that the file does not have -> the node of the file that it was made for, and by which
+            passes.
         warnings: What came of `prune`: that masked then differs from sliced, or that nothing was opened.
+        suboptimal: What a quantized file could have better for onnxruntime; `getac lower` mends it.
     """
 
     source: str
@@ -84,7 +90,9 @@ class Inspection:
     frozen: Sequence[FrozenEntry]
     quantizers: Mapping[str, Mapping[str, Any]]
     refusals: Mapping[str, Sequence[Refusal]]
+    origins: Mapping[str, str]
     warnings: Sequence[str]
+    suboptimal: Sequence[Finding]
     network: nx.DiGraph = field(repr=False)
 
     def as_json(self) -> str:
@@ -110,7 +118,8 @@ def inspect(
         BadInputError: The model cannot be read, or a glob matches nothing.
     """
     wishes = Wishes.of(keep, prune)
-    state, analysis = analyze_onnx(model, wishes)
+    original = load(model)
+    state, analysis = analyze_onnx(original, wishes)
     opened = {one.name for one in analysis.opened}
     costs = analysis.costs
     return Inspection(
@@ -122,9 +131,17 @@ def inspect(
         frozen=[frozen_entry(one) for one in analysis.frozen],
         quantizers={str(value.name): quantizer_entry(q) for value, q in state.quantizers.items()},
         refusals=state.refusals,
+        origins=made_nodes(state.model),
         warnings=prune_warnings(analysis, wishes.prune),
+        suboptimal=suboptimal(original),
         network=analysis.graph,
     )
+
+
+def made_nodes(model: ir.Model) -> dict[str, str]:
+    """The nodes that passes made, where they have a name of their own."""
+    known = {node.name or node.op_type: provenance_of(node) for node in model.graph.all_nodes()}
+    return {name: str(origin) for name, origin in known.items() if origin.passes and origin.source != name}
 
 
 def class_entry(one: PruningClass, per_unit: Cost, opened: bool) -> ClassEntry:

@@ -14,6 +14,7 @@ from getac.axes.meter import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
 from getac.errors import UnsupportedModelError
 from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
 from getac.kernel_costs import CostTable
+from getac.notes import kernel_notes
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.shapes import infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
@@ -68,7 +69,7 @@ def measure(
         units_removed=choice.removed,
         calibrated=result.integer,
         sizes=per_sample,
-        notes=[*result.notes, *hindered],
+        notes=[*result.notes, *hindered, *kernel_notes(layers)],
         layers=layers,
         before=totals(models.original, layers, file_bytes(models.original, source), after=False),
         after=totals(models.lowered, layers, None, after=True, parameters=models.sliced),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from getac.axes.axis import resolve
+from getac.onnx_graph.provenance import named
 from getac.pipeline import Check, Fact, State
 from getac.placement import LAYERS, is_layer, place
 from getac.views import view_of
@@ -18,6 +19,12 @@ def nodes_of(state: State, *op_types: str) -> list[ir.Node]:
     return [n for n in state.model.graph if n.op_type in op_types and n.domain in ("", "ai.onnx")]
 
 
+def made(value: ir.Value) -> str:
+    """An activation, and the node that makes it."""
+    producer = value.producer()
+    return str(value.name) if producer is None else f"{value.name}, made by {named(producer)},"
+
+
 def refused(state: State, pass_name: str) -> set[str]:
     return {refusal.where for refusal in state.refusals.get(pass_name, [])}
 
@@ -27,7 +34,7 @@ def quantizers_folded(state: State) -> str | None:
     allowed = refused(state, "fold-quantizers")
     for node in nodes_of(state, "DequantizeLinear"):
         if (node.name or node.op_type) not in allowed:
-            return f"{node.name} is neither folded nor refused"
+            return f"{named(node)} is neither folded nor refused"
     for value, record in state.quantizers.items():
         shape = None if value.const_value is None else tuple(value.const_value.shape.numpy())
         if shape is not None and record.axis is not None and not record.fits(shape):
@@ -40,7 +47,7 @@ def batch_norms_folded(state: State) -> str | None:
     allowed = refused(state, "fold-batch-norm")
     for node in nodes_of(state, "BatchNormalization"):
         if (node.name or node.op_type) not in allowed:
-            return f"{node.name} is neither folded nor refused"
+            return f"{named(node)} is neither folded nor refused"
     return None
 
 
@@ -92,7 +99,7 @@ def activations_quantized(state: State) -> str | None:
     calibrated = state.calibration is not None
     for value in place(state.model.graph, state.quantizers, calibrated, state.floats).values:
         if value not in state.quantizers:
-            return f"{value.name} has no quantizer"
+            return f"{made(value)} has no quantizer"
     return None
 
 
@@ -102,7 +109,7 @@ def weights_quantized(state: State) -> str | None:
         if not is_layer(node) or weight is None or weight.dtype is not ir.DataType.FLOAT:
             continue
         if weight not in state.quantizers:
-            return f"{weight.name} has no quantizer"
+            return f"{weight.name}, the weight of {named(node)}, has no quantizer"
     return None
 
 
@@ -111,7 +118,7 @@ def layers_lowered(state: State) -> str | None:
     allowed = refused(state, "store-weights") | refused(state, "lower-integers")
     for node in nodes_of(state, *LAYERS):
         if is_layer(node) and (node.name or node.op_type) not in allowed:
-            return f"{node.name} has neither stored integers nor a reason"
+            return f"{named(node)} has neither stored integers nor a reason"
     return None
 
 

@@ -49,17 +49,22 @@ def tensors_of(node: Edges, sources: Sources) -> list[Hashable]:
 def bytes_by_node(graph: ir.Graph) -> dict[str, int]:
     """Node -> bytes in the file of what its weight and bias are made of: integers, scales, zero points.
 
-    What several nodes share counts for the first one.
+    A weight that several nodes share counts in each; vectors, such as zero points, for the first one.
     """
     sources = constant_sources(graph, graph.initializers.values())
     counted: set[Hashable] = set()
     found: dict[str, int] = {}
     for node in graph:
         if node.name:
-            own = [tensor for tensor in tensors_of(node, sources) if tensor not in counted]
+            tensors = tensors_of(node, sources)
+            own = [tensor for tensor in tensors if tensor not in counted or is_matrix(tensor)]
             counted.update(own)
             found[node.name] = nbytes(own)
     return found
+
+
+def is_matrix(tensor: Hashable) -> bool:
+    return isinstance(tensor, ir.Value) and tensor.shape is not None and len(tensor.shape) > 1
 
 
 def bytes_stored(graph: ir.Graph) -> int:

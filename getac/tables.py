@@ -10,9 +10,10 @@ from rich.text import Text
 
 from getac.axes.meter import Cost, LayerCost
 from getac.inspection import Inspection, MemberEntry
+from getac.onnx_graph.suboptimal import Finding
 from getac.report import LayerReport, Report
 
-__all__ = ["inspection_tables", "report_tables", "totals_table"]
+__all__ = ["add_row", "inspection_tables", "plain_table", "report_tables", "text_table", "totals_table"]
 
 SHOWN_MEMBERS = 3
 SHOWN_FROZEN = 40
@@ -117,7 +118,8 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     for entry in inspection.frozen[:SHOWN_FROZEN]:
         add_row(frozen, str(entry.units), entry.reason, entry.node, member_list(entry.members))
     warnings = [Text(warning, style="yellow") for warning in inspection.warnings]
-    parts: list[RenderableType] = [head, *warnings, classes, frozen]
+    findings = map(finding_line, inspection.suboptimal)
+    parts: list[RenderableType] = [head, *warnings, *findings, classes, frozen]
     hints = {entry.reason: entry.hint for entry in reversed(inspection.frozen)}  # the first of each reason
     parts.extend(Text(f"{reason}: {hint}", style="dim") for reason, hint in hints.items())
     if len(inspection.frozen) > SHOWN_FROZEN:
@@ -127,6 +129,10 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
         parts.append(Text(f"and {len(inspection.layers) - SHOWN_LAYERS} more layers; --json has all"))
     if inspection.quantizers:
         parts.append(quantizer_table(inspection))
+    shown = {*(one.node for one in inspection.frozen), *(one.name for one in inspection.layers)}
+    shown |= {one.where for many in inspection.refusals.values() for one in many}
+    origins = {name: origin for name, origin in inspection.origins.items() if name in shown}
+    parts.extend(Text(f"{name}: made for {origin}", style="dim") for name, origin in origins.items())
     for name, many in inspection.refusals.items():
         parts.extend(Text(f"{name}: {one.where}: {one.reason}", style="dim") for one in many)
     return Group(*parts)
@@ -164,12 +170,27 @@ def member_list(members: Sequence[MemberEntry], module: str = "") -> str:
     return f"{where}{shown} and {more} more" if more > 0 else f"{where}{shown}"
 
 
+def finding_line(one: Finding) -> Text:
+    shown = ", ".join(one.nodes[:SHOWN_MEMBERS])
+    rest = len(one.nodes) - SHOWN_MEMBERS
+    more = f" and {rest} more" if rest > 0 else ""
+    return Text(f"lower would mend: {one.what} ({shown}{more})", style="yellow")
+
+
 def plain_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         table.add_column(
             column, overflow="fold", justify="left" if position in (0, len(columns) - 1) else "right"
         )
+    return table
+
+
+def text_table(*columns: str) -> Table:
+    """A table of words: all to the left, the second column as wide as there is room, the others whole."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for position, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=position != 1, ratio=1 if position == 1 else None)
     return table
 
 

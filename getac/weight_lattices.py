@@ -1,4 +1,4 @@
-"""Lattices for weights: a step for each output unit, or for each block of inputs, by what the weights hold."""
+"""Lattices for weights: a step per output unit, or per block of inputs, by what the weights hold."""
 
 from __future__ import annotations
 

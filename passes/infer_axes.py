@@ -15,7 +15,9 @@ __all__ = ["InferAxes"]
 
 @dataclass(frozen=True)
 class InferAxes:
-    """Finds the pruning classes of either graph (`State.analysis`); operators without a rule are refusals.
+    """Finds the pruning classes: which units can be removed, and what goes with them.
+
+    The graph is one of ONNX or of torch.fx. Operators without a rule are refusals.
 
     Args:
         keep: Globs on parameter names: these stay whole.

@@ -13,7 +13,7 @@ __all__ = ["InferShapes"]
 
 @dataclass(frozen=True)
 class InferShapes:
-    """Fills `State.shapes`; the graph stays as it is."""
+    """Infers the shapes of all values; the graph stays as it is."""
 
     name: ClassVar[str] = "infer-shapes"
     needs: ClassVar[frozenset[Fact]] = frozenset()

@@ -17,7 +17,7 @@ from getac.integer_operators import hands_scale_on
 from getac.kernels.integers import bias_integers, floored_steps, spare_bits
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import array_of, set_input
-from getac.onnx_graph.packed_weights import pack_weights
+from getac.onnx_graph.packed_weights import pack_weights, target_of
 from getac.onnx_graph.packing import Target
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Effect, Fact, Refusal, State
@@ -32,8 +32,11 @@ class LowerIntegers:
     """Makes layers run on integers: Q/DQ pairs on activations, INT8 weights per output unit, INT32 biases.
 
     Args:
-        target: Who loads the model, "portable" or "ort": weights are then packed for it at once, as pack-weights
+        target: Who loads the model, "portable" or "ort": weights are packed for it at once, as pack-weights
             does; None: they stay as they are, for passes that follow.
+
+    Raises:
+        OptionError: No such target.
     """
 
     target: Literal["portable", "ort"] | None = None
@@ -45,6 +48,10 @@ class LowerIntegers:
         {Fact.SLICED, Fact.BATCH_NORMS_FOLDED, Fact.WEIGHTS_QUANTIZED}
     )
     effect: ClassVar[Effect] = Effect.KERNELS
+
+    def __post_init__(self) -> None:
+        if self.target is not None:
+            target_of(self.target)
 
     def run(self, state: State) -> None:
         graph = state.model.graph
@@ -67,9 +74,12 @@ class LowerIntegers:
             if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
                 barrier(node, 0)
         if self.target is not None:
-            why_not = pack_weights(state.model, Target(self.target))
-            if why_not is not None:
-                state.refuse(self.name, Refusal("the graph", why_not, "integers of 2 bits are stored in bytes"))
+            self.pack(target_of(self.target), state)
+
+    def pack(self, target: Target, state: State) -> None:
+        why_not = pack_weights(state.model, target)
+        if why_not is not None:
+            state.refuse(self.name, Refusal("the graph", why_not, "integers of 2 bits are stored in bytes"))
 
 
 def lower_layer(node: ir.Node, state: State) -> ir.Node:

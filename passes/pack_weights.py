@@ -14,9 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from getac.errors import OptionError
-from getac.onnx_graph.packed_weights import pack_weights
-from getac.onnx_graph.packing import Target
+from getac.onnx_graph.packed_weights import pack_weights, target_of
 from getac.pipeline import Effect, Fact, Refusal, State
 
 __all__ = ["PackWeights"]
@@ -40,11 +38,9 @@ class PackWeights:
     effect: ClassVar[Effect] = Effect.NONE
 
     def __post_init__(self) -> None:
-        targets = [target.value for target in Target]
-        if self.target not in targets:
-            raise OptionError("no such target", required=" or ".join(targets), found=repr(self.target))
+        target_of(self.target)
 
     def run(self, state: State) -> None:
-        why_not = pack_weights(state.model, Target(self.target))
+        why_not = pack_weights(state.model, target_of(self.target))
         if why_not is not None:
             state.refuse(self.name, Refusal("the graph", why_not, "integers of 2 bits are stored in bytes"))

@@ -29,7 +29,9 @@ LEAST_ENTRIES = 2**14  # 64 KiB of floats: smaller tables, such as those of toke
 
 @dataclass(frozen=True)
 class QuantizeEmbeddings:
-    """Symmetric quantizers at each row's greatest number; records that are there already stay.
+    """Gives every large table that rows are looked up in a quantizer, a step per row.
+
+    Symmetric, at each row's greatest number; records that are there already stay.
 
     Args:
         bits: 2 to 8; None: tables without quantizers stay floats.

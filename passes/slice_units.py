@@ -31,7 +31,7 @@ __all__ = ["SliceUnits"]
 
 @dataclass(frozen=True)
 class SliceUnits:
-    """Carries out `State.choice`: the result computes what the masked model computes.
+    """Cuts the chosen units out: the result computes what the model computes with them masked.
 
     Args:
         sparsity: The share of units to remove, where no choose-units stands before: the pipeline puts one

@@ -110,10 +110,11 @@ def test_the_file_is_as_small_as_its_bits(lowered):
 
 
 def test_lowering_again_finds_every_lattice_and_stays_as_small(lowered, tmp_path):
-    target, path, _ = lowered
+    target, path, report = lowered
     again = getac.lower(path, tmp_path / "again.onnx", target=target, bench=False)
     assert [row.weight_bits for row in again.layers] == list(BITS)
-    assert again.after.file_bytes <= 1.001 * path.stat().st_size
+    assert again.after.weight_bytes == report.after.weight_bytes
+    assert again.after.file_bytes <= 1.005 * path.stat().st_size  # names get longer
     assert again.storage_ratio is not None and again.storage_ratio <= 1.1
     after = outputs(tmp_path / "again.onnx")
     for name, before in outputs(path).items():

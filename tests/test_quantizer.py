@@ -200,3 +200,55 @@ def test_symmetric_reaches_its_maximum(maxima, bits):
     record = Quantizer.symmetric(array(*maxima), bits, axis=0)
     np.testing.assert_allclose(record.quantize(array(*maxima)), array(*maxima), rtol=3e-7)
     np.testing.assert_array_equal(record.integers(-array(*maxima)), np.full(len(maxima), record.low))
+
+
+# Blocks
+
+
+def blocked(rows=3, block=2, axis=0):
+    steps = np.arange(1, rows * 2 + 1, dtype=F32).reshape((rows, 2) if axis == 0 else (2, rows))
+    return Quantizer(steps, -7, 7, axis, block)
+
+
+def test_a_block_shares_a_step():
+    record = blocked()
+    assert record.steps_for((5, 2)).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4], [5, 6]]  # the last is short
+    assert blocked(axis=1).steps_for((2, 6))[1].tolist() == [4, 4, 5, 5, 6, 6]
+    x = np.full((5, 2), 6, F32)
+    assert record.integers(x).tolist() == [[6, 3], [6, 3], [2, 2], [2, 2], [1, 1]]
+    assert record != Quantizer(record.step, -7, 7, 0, 3) and record == blocked()
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"), [((5, 2), True), ((6, 2), True), ((7, 2), False), ((6, 3), False)]
+)
+def test_steps_of_blocks_fit_a_shape(shape, fits):
+    assert blocked().fits(shape) is fits
+    assert Quantizer(np.asarray(1, F32), -7, 7).fits(shape)
+
+
+@pytest.mark.parametrize(
+    ("kept", "block"),
+    [
+        ([1, 1, 1, 1, 0, 0], 2),  # a whole block goes
+        ([1, 1, 0, 0, 1, 1], 2),
+        ([1, 0, 1, 1, 1, 1], 1),  # blocks are cut unevenly
+        ([1, 1, 1, 1, 1, 0], 2),  # the last one may be short
+    ],
+)
+def test_what_is_left_of_blocks_keeps_its_steps(kept, block):
+    record, kept = blocked(), np.array(kept, bool)
+    smaller = record.take(kept, 0)
+    assert smaller.block == block and smaller.fits((int(kept.sum()), 2))
+    expected = record.steps_for((6, 2))[kept]
+    np.testing.assert_array_equal(smaller.steps_for(expected.shape), expected)
+
+
+def test_other_dimensions_of_blocks_are_cut():
+    assert blocked().take(np.array([False, True]), 1).step.tolist() == [[2], [4], [6]]
+
+
+def test_a_transposed_record_rounds_the_transposed_matrix():
+    x = np.random.default_rng(0).normal(size=(6, 2)).astype(F32) * 20
+    for record in (blocked(), Quantizer(array(1, 2), -7, 7, axis=1), Quantizer(np.asarray(1, F32), -7, 7)):
+        np.testing.assert_array_equal(record.transposed().quantize(x.T), record.quantize(x).T)

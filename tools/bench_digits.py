@@ -6,7 +6,8 @@ Real scans of digits (scikit-learn's; 1347 to train on, 450 to test on), a ResNe
 transformer, three seeds. All methods train for 30 epochs with the same batches. Accuracy is that of the
 lowered ONNX file under onnxruntime; parameters, MACs and BOPs (MACs x weight bits x activation bits; 32 x 32
 for floats) are relative to the dense network, so are the speedup of one image, and the CPU time of training,
-whose epochs are trained in turn with the dense network's, on one thread.
+whose epochs are trained in turn with the dense network's, on one thread; by stage too, since it falls as
+units go.
 
 With --json, results are added to the file as they come; what is there already is not trained again.
 """
@@ -59,8 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = figures(results)
     print(table(results))
     print(json.dumps(rounded(found), indent=1))
-    passed = all(one["passed"] for part in found.values() for one in part.values() if isinstance(one, dict))
+    passed = all(one["passed"] for part in found.values() for one in part.values() if is_judged(one))
     return 0 if options.quick or passed else 1
+
+
+def is_judged(figure: Any) -> bool:
+    return isinstance(figure, dict) and "passed" in figure
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

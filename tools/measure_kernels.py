@@ -147,6 +147,9 @@ def medians(tables: Sequence[CostTable]) -> CostTable:
             median(lambda table: table.transitions[kind].to_floats),
         )
 
+    def addition(how: Strategy) -> float:
+        return median(lambda table: table.additions[how])
+
     first = tables[0]
     return replace(
         first,
@@ -155,7 +158,7 @@ def medians(tables: Sequence[CostTable]) -> CostTable:
         grids={key: grid(key, like) for key, like in first.grids.items()},
         steps={key: steps(key, like) for key, like in first.steps.items()},
         transitions={kind: change(kind) for kind in first.transitions},
-        additions={how: median(lambda table, how=how: table.additions[how]) for how in first.additions},
+        additions={how: addition(how) for how in first.additions},
     )
 
 

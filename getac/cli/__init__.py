@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -59,6 +61,8 @@ def main() -> None:
     try:
         app()
     except GetacError as error:
+        if os.environ.get("GETAC_DEBUG"):  # for authors of passes: what led to it
+            traceback.print_exception(error)
         print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

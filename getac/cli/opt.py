@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from getac.errors import OptionError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from getac.pipeline import Fact
     from getac.pipelines.optimizing import Optimized
 
 __all__ = ["opt"]
@@ -101,21 +102,25 @@ def pass_table() -> Table:
     """Every pass with its one-line description, options, needs and gives."""
     from getac.pipelines.declaration import options_of, summary_of
     from getac.pipelines.registry import built_in_passes, installed_passes
-    from getac.tables import plain_table
+    from getac.tables import add_row, text_table
 
-    table = plain_table("pass", "what it does", "options", "needs", "gives")
+    table = text_table("pass", "what it does", "options", "needs", "gives")
     for name, kind in built_in_passes().items():
         options = "\n".join(map(str, options_of(kind).values()))
-        facts = ["\n".join(sorted(fact.name.lower() for fact in one)) for one in (kind.needs, kind.gives)]
-        table.add_row(name, summary_of(kind), options, *facts)
+        add_row(table, name, summary_of(kind), options, facts_text(kind.needs), facts_text(kind.gives))
     for name, entry in installed_passes().items():
-        table.add_row(name, f"of an installed package: {entry.value}", "", "", "")
+        add_row(table, name, f"of an installed package: {entry.value}", "", "", "")
     return table
+
+
+def facts_text(facts: Iterable[Fact]) -> str:
+    """A fact per line, such as "batch norms folded"."""
+    return "\n".join(sorted(fact.name.lower().replace("_", " ") for fact in facts))
 
 
 def record_table(found: Optimized, time: bool) -> Table:
     """What ran, in order."""
-    from getac.tables import plain_table
+    from getac.tables import add_row, plain_table
 
     checks = dict(enumerate(found.checks))
     table = plain_table("pass", "graph", *(["ms"] if time else []), *(["agreement"] if checks else []))
@@ -124,7 +129,7 @@ def record_table(found: Optimized, time: bool) -> Table:
         cells = [name, "changed" if record.changed else "as it was"]
         cells += [f"{record.seconds * 1e3:.1f}"] if time else []
         cells += [f"{checks[position].worst.sqnr_db:.0f} dB"] if position in checks else []
-        table.add_row(*cells)
+        add_row(table, *cells)
     return table
 
 

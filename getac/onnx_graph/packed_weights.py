@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from getac.errors import OptionError
 from getac.onnx_graph.edit import is_stored
 from getac.onnx_graph.packed import Packer, numbers_of
 from getac.onnx_graph.packing import COMPUTED_AS, Target, packings
 from getac.onnx_graph.raising import raise_opset, why_not_raise
 
-__all__ = ["pack_weights"]
+__all__ = ["pack_weights", "target_of"]
 
 TWO_BITS = frozenset({ir.DataType.INT2, ir.DataType.UINT2})
 SINCE_21 = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8})
@@ -39,6 +40,14 @@ def pack_weights(model: ir.Model, target: Target) -> str | None:
     if TWO_BITS & stored and not why_not:
         raise_opset(model, TWO_BITS_OPSET)
     return why_not if target is Target.ORT else None
+
+
+def target_of(name: str) -> Target:
+    """Raises OptionError where there is no such target."""
+    names = [target.value for target in Target]
+    if name not in names:
+        raise OptionError("no such target", required=" or ".join(names), found=repr(name))
+    return Target(name)
 
 
 def stored_bytes(value: ir.Value) -> int:

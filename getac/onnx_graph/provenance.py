@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Form", "Provenance", "forms_of", "note_changes", "provenance_of", "same_form"]
+__all__ = ["Form", "Provenance", "forms_of", "named", "note_changes", "provenance_of", "same_form"]
 
 _KEY = "getac.provenance"
 
@@ -36,6 +36,14 @@ def provenance_of(node: ir.Node) -> Provenance:
     """A node that no pass has touched is its own source."""
     known = node.meta.get(_KEY)
     return known if isinstance(known, Provenance) else Provenance(node.name or node.op_type)
+
+
+def named(node: ir.Node) -> str:
+    """A node by its name, with the node of the file that it stands for and the passes that touched it."""
+    name, origin = node.name or node.op_type, provenance_of(node)
+    if not origin.passes:
+        return name
+    return f"{name}, from {origin}" if origin.source != name else str(origin)
 
 
 def forms_of(graph: ir.Graph) -> dict[ir.Node, Form]:

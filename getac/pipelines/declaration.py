@@ -34,8 +34,9 @@ class Option:
     default: Any = MISSING
 
     def __str__(self) -> str:
-        default = "" if self.default is MISSING else f"={spell(self.default)}"
-        return f"{self.name}: {describe(self.kind)}{default}"
+        default = "" if self.default is MISSING else spell(self.default)
+        shown = f"[{','.join(default)}]" if isinstance(default, tuple) else default
+        return f"{self.name}: {describe(self.kind)}" + (f"={shown}" if self.default is not MISSING else "")
 
 
 @cache

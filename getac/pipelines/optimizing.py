@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -93,7 +95,8 @@ def optimize(
 
     Raises:
         BadInputError: The model, the data, the pipeline or the output cannot be used.
-        PassError: A pass ran where what it needs does not hold, or broke what it promised.
+        PassError: A pass ran where what it needs does not hold, broke what it promised, or raised anything
+            that is no error of getac, which is then the cause of this one.
         VerificationError: With `verify_each`, a pass changed what the model computes. Nothing is written.
     """
     passes = make_passes(pipeline)
@@ -107,7 +110,8 @@ def optimize(
     verifier = EachVerified(batches_for(original, data, seed)) if verify_each else None
     watching = [*([verifier] if verifier is not None else []), *watchers]
     state = State(original.clone(), calibration=data, bindings=data.settle() if data else {})
-    Pipeline(passes, watchers=watching, provider=standard_provider).run(state)
+    with own_failures(state):
+        Pipeline(passes, watchers=watching, provider=standard_provider).run(state)
     if state.quantizers:  # the records are half of the model
         Pipeline((WriteQuantizers(), RemoveDead()), watchers=watching).run(state)
     declare_outputs(state.model)
@@ -116,6 +120,23 @@ def optimize(
         write_model(state.model, Path(output))
     checks = verifier.checks if verifier is not None else []
     return Optimized(state.model, state.records, state.refusals, checks, origins(state.model), state)
+
+
+@contextmanager
+def own_failures(state: State) -> Iterator[None]:
+    """Whatever a pass raises that is no error of getac becomes one that names the pass and the place."""
+    try:
+        yield
+    except GetacError:
+        raise
+    except Exception as error:  # a pass is anybody's code
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise PassError(
+            f"the pass {state.running} failed",
+            where=f"{last.filename}, line {last.lineno}, in {last.name}",
+            found=f"{type(error).__name__}: {error}",
+            hint="GETAC_DEBUG=1 shows the traceback",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -183,10 +204,7 @@ def failure(
     try:
         optimize(model, passes, calibration=calibration, verify_each=verify_each, watchers=[blame], seed=seed)
     except GetacError as error:
-        return error, (blame.name, type(error))
-    except Exception as error:  # whatever a user's pass raises: that is what is to be reduced
-        wrapped = PassError(f"the pass {blame.name} failed", found=f"{type(error).__name__}: {error}")
-        return wrapped, (blame.name, type(error))
+        return error, (blame.name, type(error.__cause__ or error))
     return None
 
 

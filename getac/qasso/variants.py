@@ -10,7 +10,6 @@ from torch import Tensor, fx
 from torch.optim import Optimizer
 
 from getac.errors import OptionError
-from getac.fx_graph.reader import CallReader
 from getac.qasso.schedule import is_number
 from getac.training.quantizers import find_quantizers
 
@@ -37,8 +36,6 @@ def base_optimizer(
     """torch's optimizer on the parameters of a module; its last two groups are the quantizers'.
 
     Weight decay would pull ranges and steps towards zero, where they mean nothing: their groups have none.
-    On a CPU torch's fused SGD is taken, unless the options choose an implementation: its numbers are those
-    of the loop to a rounding. Those of a fused Adam would drift away.
 
     Args:
         variant: sgd, adam or adamw.
@@ -66,30 +63,13 @@ def base_optimizer(
         for found, rate in ((ranges, of_ranges), (steps, of_steps))
     ]
     groups = [*weight_groups(module, given), *apart]
-    way = {"fused": True} if variant == "sgd" and can_fuse(module, groups, options) else {}
     try:
-        base: Optimizer = kind([group for group in groups if group["params"]], lr=lr, **way | dict(options))
+        base: Optimizer = kind([group for group in groups if group["params"]], lr=lr, **options)
     except (TypeError, ValueError) as error:  # torch's own checks of its options
         raise OptionError(
             f"torch.optim.{kind.__name__} does not take these options", found=str(error)
         ) from error
     return base
-
-
-def can_fuse(
-    module: fx.GraphModule, groups: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
-) -> bool:
-    """Whether torch's fused update can stand in for its default on a CPU: a loop over tensors, in Python."""
-    if any(options.get(name) is not None for name in ("foreach", "fused", "differentiable", "capturable")):
-        return False
-    params = [one for group in groups for one in group["params"]]
-    fits = all(one.device.type == "cpu" and one.is_floating_point() for one in params)
-    return fits and not has_sparse_gradients(module)
-
-
-def has_sparse_gradients(module: fx.GraphModule) -> bool:
-    lookups = module.graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default)
-    return any(CallReader(node).arguments["sparse"] for node in lookups)
 
 
 def weight_groups(module: fx.GraphModule, given: Sequence[Any]) -> list[dict[str, Any]]:

@@ -34,15 +34,74 @@ def quantized(model, **options):
         ("MatMul", (4, 6), 1),
     ],
 )
-@pytest.mark.parametrize("bits", [8, 4, 2])
-def test_the_greatest_weight_of_a_unit_is_the_outermost_point(build, operator, shape, axis, bits):
+def test_the_greatest_weight_of_a_unit_is_the_outermost_point(build, operator, shape, axis):
     weight = normal(*shape)
-    record = quantized(build(f"(float x) => (float y) {{ y = {operator}(x, w) }}", w=weight), bits=bits)["w"]
+    record = quantized(build(f"(float x) => (float y) {{ y = {operator}(x, w) }}", w=weight))["w"]
     rest = tuple(i for i in range(len(shape)) if i != axis)
-    high = 2 ** (bits - 1) - 1
-    assert (record.low, record.high, record.axis) == (-high, high, axis)
-    np.testing.assert_array_equal(record.step, np.abs(weight).max(axis=rest) / F32(high))
+    assert (record.low, record.high, record.axis, record.block) == (-127, 127, axis, None)
+    np.testing.assert_array_equal(record.step, np.abs(weight).max(axis=rest) / F32(127))
     assert np.abs(record.quantize(weight) - weight).max() <= record.step.max() / 2 * 1.0001
+
+
+def noise(record, weight):
+    return float(np.square(record.quantize(weight) - weight).mean())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_fewer_bits_have_the_range_of_least_error(build, bits):
+    weight = normal(64, 32)
+    model = build("(float x) => (float y) { y = Gemm(x, w) }", w=weight)
+    record = quantized(model, bits=bits, block=None)["w"]
+    assert (record.high, record.axis, record.block) == (2 ** (bits - 1) - 1, 1, None)
+    assert noise(record, weight) < noise(Quantizer.symmetric(np.abs(weight).max(axis=0), bits, 1), weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "block"),
+    [
+        ({"bits": 4}, 32),
+        ({"bits": 2}, 32),
+        ({"bits": 5}, None),
+        ({"bits": 8, "block": 16}, 16),
+        ({"bits": 4, "block": 128}, 128),
+        ({"bits": 4, "block": None}, None),
+    ],
+)
+@pytest.mark.parametrize("operator", ["Gemm", "Gemm<transB=1>", "MatMul"])
+def test_matrices_that_floats_are_multiplied_with_have_blocks_of_inputs(build, operator, options, block):
+    weight = normal(70, 33)
+    model = build(f"(float x) => (float y) {{ y = {operator}(x, w) }}", w=weight)
+    record = quantized(model, **options)["w"]
+    inputs = 1 if "transB" in operator else 0
+    assert (record.block, record.axis) == (block, inputs if block else 1 - inputs)
+    assert record.fits(weight.shape)
+
+
+def test_smaller_blocks_have_less_error(build):
+    weight = normal(256, 32)
+    model = "(float x) => (float y) { y = MatMul(x, w) }"
+    errors = [
+        noise(quantized(build(model, w=weight), bits=4, block=b)["w"], weight) for b in (16, 32, 128, None)
+    ]
+    assert errors == sorted(errors) and errors[0] < 0.8 * errors[-1]
+
+
+def test_no_blocks_where_a_layer_runs_on_integers_or_is_no_matrix(build):
+    text = "(float x) => (float[N,6,8,8] y) { y = Conv(x, w) }"
+    assert quantized(build(text, w=normal(6, 64, 3, 3)), bits=4)["w"].block is None
+    model = build(
+        "(float x) => (float y) { a = Gemm(x, w) \n y = Gemm(a, v) }", w=normal(64, 64), v=normal(64, 8)
+    )
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    state.quantizers[model.graph.inputs[0]] = Quantizer(np.asarray(0.5, F32), 0, 255)
+    Pipeline([QuantizeWeights(4)]).run(state)
+    assert all(record.block is None for record in state.quantizers.values())
+
+
+@pytest.mark.parametrize("block", [8, 33, 512, "none", 0])
+def test_other_blocks_are_refused(block):
+    with pytest.raises(OptionError, match="blocks of weights have other sizes"):
+        QuantizeWeights(4, block)
 
 
 def test_records_that_are_there_stay(build):

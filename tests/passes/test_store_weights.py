@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from getac.executed import executed_kernels
@@ -36,8 +37,7 @@ def types(model):
         ("y = Conv(x, w, b)", (6, 4, 3, 3), (2, 4, 8, 8)),
         ("y = ConvTranspose(x, w, b)", (4, 6, 3, 3), (2, 4, 8, 8)),
         ("y = ConvTranspose<group=2>(x, w, b)", (4, 3, 3, 3), (2, 4, 8, 8)),
-        ("y = Gemm(x, w, b)", (4, 6), (5, 4)),
-        ("y = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b)", (6, 4), (5, 4)),
+        ("y = Gemm<transA=1>(x, w, b)", (5, 6), (5, 4)),
     ],
 )
 @pytest.mark.parametrize("bits", [8, 4])
@@ -48,7 +48,7 @@ def test_kernels_see_the_rounded_floats(build, text, shape, x, bits):
     make = lambda w: build(f"(float[{dims}] x) => (float[{out}] y) {{ {text} }}", w=w, b=normal(6))  # noqa: E731
     model = make(weight)
     state = State(model, facts={Fact.QUANTIZERS_FOLDED})
-    Pipeline([QuantizeWeights(bits)]).run(state)
+    Pipeline([QuantizeWeights(bits, block=None)]).run(state)
     rounded = make(state.quantizers[model.graph.initializers["w"]].quantize(weight))
     Pipeline([StoreWeights(), RemoveDead()]).run(state)
     assert [node.op_type for node in model.graph][:2] == ["Cast", "Mul"]
@@ -73,15 +73,78 @@ def test_a_batched_matmul_is_a_float_kernel(build):
     assert [node.op_type for node in model.graph] == ["Cast", "Mul", "MatMul"]
 
 
-def test_a_lattice_that_int8_does_not_hold_is_shifted(build, evaluate):
-    weight = np.maximum(normal(6, 4), -0.05)
-    record = Quantizer(np.asarray(weight.max() / 245, F32), -10, 245)
-    model = build("(float[N,4] x) => (float[N,6] y) { y = Gemm<transB=1>(x, w) }", w=weight)
+BLOCKS = [(bits, block) for bits in (2, 3, 4, 8) for block in (None, 16, 32, 128)]
+
+
+@pytest.mark.parametrize(("bits", "block"), BLOCKS)
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("y = MatMul(x, w)", (70, 33)),
+        ("y = Gemm(x, w, b)", (70, 33)),
+        ("y = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b)", (33, 70)),
+    ],
+)
+def test_products_of_floats_keep_their_integers_in_the_kernel(build, text, shape, bits, block):
+    weight, bias = normal(*shape), normal(33)
+    model = build(f"(float[N,70] x) => (float[N,33] y) {{ {text} }}", w=weight, b=bias)
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    Pipeline([QuantizeWeights(bits, block)]).run(state)
+    rounded = state.quantizers[model.graph.initializers["w"]].quantize(weight)
+    Pipeline([StoreWeights(), RemoveDead()]).run(state)
+    (stored,) = (dtype for name, dtype in types(model).items() if name == "w.int")
+    assert stored == (np.int8 if bits == 8 else ir.DataType.INT4.numpy())
+    assert [node.op_type for node in executed_kernels(model)] == ["MatMulNBits"]
+    x = normal(5, 70, seed=1)
+    expected = x @ rounded if "transB" not in text else 0.5 * x @ rounded.T
+    expected = expected + (0 if "b)" not in text else 2 * bias if "beta" in text else bias)
+    plain = run(open_session(model, optimize=False), {"x": x})["y"]
+    np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-4)
+    fused = run(open_session(model), {"x": x})["y"]  # activations of 8 bits, on the fly
+    assert np.abs(fused - expected).max() < 0.02 * np.abs(expected).max()
+    exact = {"session.qdq_matmulnbits_accuracy_level": "0"}
+    np.testing.assert_allclose(
+        run(open_session(model, config=exact), {"x": x})["y"], expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_steps_of_blocks_are_stored_in_eight_bits(build):
+    model = build("(float[N,256] x) => (float[N,128] y) { y = MatMul(x, w) }", w=normal(256, 128))
+    stored(model, bits=4)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    assert size == 256 * 128 // 2 + 8 * 128 + 4 * 128  # integers, multiples, units
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kernel", "dtype"),
+    [
+        (-10, 245, "MatMulNBits", np.uint8),
+        (-3, 12, "MatMulNBits", np.int8),
+        (-8, 7, "MatMulNBits", ir.DataType.INT4.numpy()),
+        (-(2**9), 2**9 - 1, "Gemm", np.int16),
+        (-(2**15), 2**15 - 1, "Gemm", np.int16),
+        (-10, 2**16 - 11, "Gemm", np.uint16),
+    ],
+)
+def test_any_lattice_is_stored(build, low, high, kernel, dtype):
+    weight = normal(33, 70)
+    record = Quantizer(np.asarray(6 / (high - low), F32), low, high)
+    model = build("(float[N,70] x) => (float[N,33] y) { y = Gemm<transB=1>(x, w) }", w=weight)
+    state = stored(model, records={"w": record})
+    assert not state.refusals and types(model)["w.int"] == dtype
+    assert kernel in executed_kernels(model)[0].op_type
+    x = normal(5, 70)
+    plain = run(open_session(model, optimize=False), {"x": x})["y"]
+    np.testing.assert_allclose(plain, x @ record.quantize(weight).T, rtol=1e-4, atol=1e-4)
+    assert np.abs(run(open_session(model), {"x": x})["y"] - plain).max() < 0.02 * np.abs(plain).max()
+
+
+def test_steps_per_input_are_folded(build):
+    """MatMulNBits has no such steps."""
+    record = Quantizer(np.linspace(0.01, 0.02, 70, dtype=F32), -127, 127, axis=0)
+    model = build("(float[N,70] x) => (float[N,33] y) { y = MatMul(x, w) }", w=normal(70, 33))
     stored(model, records={"w": record})
-    assert [node.op_type for node in model.graph] == ["Cast", "Sub", "Mul", "Gemm"]
-    assert np.dtype(np.uint8) in types(model).values()
-    x = normal(5, 4)
-    np.testing.assert_allclose(evaluate(model, x=x)[0], x @ record.quantize(weight).T, rtol=1e-4, atol=1e-5)
+    assert [node.op_type for node in model.graph] == ["Cast", "Mul", "MatMul"]
 
 
 def test_a_shared_weight_is_read_by_both(build, evaluate):
@@ -98,10 +161,9 @@ def test_what_cannot_be_stored_says_why(build):
     )
     (refusal,) = stored(model).refusals["store-weights"]
     assert (refusal.where, refusal.reason) == ("matmul_0", "its weights are FLOAT16, not float32")
-    wide = Quantizer(np.asarray(1e-4, F32), -(2**15), 2**15 - 1)
-    model = build("(float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }", w=normal(4, 4))
-    (refusal,) = stored(model, records={"w": wide}).refusals["store-weights"]
-    assert refusal.reason == "its weights have 16 bits" and "w" in model.graph.initializers
+    model = build("(float[N,4] x, float[4] b) => (float[N,4] y) { y = Gemm(x, w, b) }", w=normal(4, 4))
+    (refusal,) = stored(model).refusals["store-weights"]
+    assert refusal.reason == "its bias is computed when the graph runs" and "w" in model.graph.initializers
 
 
 def test_a_second_run_changes_nothing(build):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import ClassVar, Literal
 
 import pytest
@@ -54,7 +54,7 @@ def test_callbacks_are_no_options():
     assert [str(one) for one in options_of(Sample).values()][:4] == [
         "must: int",
         "rate: float|none=none",
-        "names: list=()",
+        "names: list=[]",
         "mode: ort|portable=ort",
     ]
 
@@ -67,9 +67,10 @@ def test_a_pass_is_spelled_with_what_differs_from_the_defaults():
 
 def test_every_built_in_pass_with_its_defaults_reads_back():
     for name, kind in built_in_passes().items():
-        assert make_pass(kind, PassSpec(name)) == kind()
-        assert spec_of(kind()) == PassSpec(name)
-        assert summary_of(kind).endswith(".")
+        assert summary_of(kind).endswith(".") and "State." not in summary_of(kind)
+        if all(option.default is not MISSING for option in options_of(kind).values()):
+            assert make_pass(kind, PassSpec(name)) == kind()
+            assert spec_of(kind()) == PassSpec(name)
 
 
 @pytest.mark.parametrize(

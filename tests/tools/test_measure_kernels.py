@@ -7,9 +7,11 @@ import json
 import pytest
 
 from getac.executed import executed_kernels
-from getac.kernel_costs import Kind, Strategy, read_table
+from getac.kernel_costs import Kind, Strategy, default_table, read_table
+from getac.kernel_costs.writing import as_json
+from tests.kernel_costs.tables import with_factor
 from tools.kernel_models import Case, addition_model, feed, layer_model, pair_model
-from tools.measure_kernels import main
+from tools.measure_kernels import main, medians
 
 KERNELS = {
     (Kind.CONVOLUTION, Strategy.FLOAT): "Conv",
@@ -58,3 +60,14 @@ def test_the_quick_form_writes_a_whole_table(tmp_path, capsys):
     table = read_table(path)
     assert table.has(Kind.LINEAR, Strategy.WEIGHT_ONLY_4)
     assert {"cpu", "flags"} == set(json.loads(path.read_text())["machine"])
+
+
+def test_medians_of_several_runs():
+    """Entry by entry: one run that was disturbed changes nothing."""
+    table = default_table()
+    key = (Kind.CONVOLUTION, Strategy.INTEGER)
+    slow, fast = (with_factor(table, *key, factor) for factor in (5, 0.9))
+    assert as_json(medians([slow, table, fast])) == as_json(table)
+    assert as_json(medians([table])) == as_json(table)
+    between = medians([table, fast]).grids[key].seconds[0][0]
+    assert between == pytest.approx(0.95 * table.grids[key].seconds[0][0])

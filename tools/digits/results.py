@@ -12,6 +12,7 @@ from typing import Any
 from tools.benchmark import Figure
 from tools.digits.measuring import Measured
 from tools.digits.settings import SETTINGS, Setting
+from tools.digits.stages import epoch_ratios
 
 __all__ = ["Result", "figures", "read", "table", "write"]
 
@@ -72,8 +73,19 @@ def figures(results: Sequence[Result], settings: Mapping[str, Setting] = SETTING
                 ).as_json(),
                 "bops": Figure(mean(one.measured.bops for one in mine), at_most=setting.bops).as_json(),
                 **({"time_ratio": Figure(mean(ratios), at_most=1.3).as_json()} if ratios else {}),
+                "epoch_ratios": ratios_by_stage(mine, results, setting),
             }
     return found
+
+
+def ratios_by_stage(
+    joint: Sequence[Result], results: Sequence[Result], setting: Setting
+) -> Mapping[str, float]:
+    """Stage -> the time of an epoch over that of the dense network's; the mean over seeds."""
+    dense = {(one.network, one.seed): one for one in results if one.method == "dense"}
+    pairs = [(one, dense[one.network, one.seed]) for one in joint if (one.network, one.seed) in dense]
+    each = [epoch_ratios(one.seconds, other.seconds, setting.training) for one, other in pairs]
+    return {stage: mean(one[stage] for one in each) for stage in each[0]} if each else {}
 
 
 def table(results: Sequence[Result]) -> str:
