@@ -49,7 +49,7 @@ def tensors_of(node: Edges, sources: Sources) -> list[Hashable]:
 def bytes_by_node(graph: ir.Graph) -> dict[str, int]:
     """Node -> bytes in the file of what its weight and bias are made of: integers, scales, zero points.
 
-    A weight that several nodes share counts in each; vectors, such as zero points, for the first one.
+    A weight that several layers share counts in each; vectors, such as zero points, for the first one.
     """
     sources = constant_sources(graph, graph.initializers.values())
     counted: set[Hashable] = set()
@@ -57,9 +57,11 @@ def bytes_by_node(graph: ir.Graph) -> dict[str, int]:
     for node in graph:
         if node.name:
             tensors = tensors_of(node, sources)
-            own = [tensor for tensor in tensors if tensor not in counted or is_matrix(tensor)]
-            counted.update(own)
-            found[node.name] = nbytes(own)
+            if any(is_matrix(tensor) for tensor in tensors):  # a layer
+                own = [tensor for tensor in tensors if is_matrix(tensor) or tensor not in counted]
+                counted.update(tensors)
+                tensors = own
+            found[node.name] = nbytes(tensors)
     return found
 
 

@@ -36,7 +36,7 @@ def of_inputs(planned: Sequence[Tensor], here: Sequence[Tensor]) -> Iterator[str
         yield f"{len(planned)} inputs in the plan, {len(here)} here"
         return
     for one, other in zip(planned, here, strict=True):
-        yield from of_tensors(f"input {other.name}", one, other)
+        yield from of_tensors(f"the input {other.name}", one, other)
 
 
 def of_parameters(planned: Sequence[Tensor], here: Sequence[Tensor]) -> Iterator[str]:

@@ -115,7 +115,7 @@ def bound_(u: Tensor, on: Lattice, signed: bool) -> Tensor:
 def pass_inside(
     grad: Tensor, u: Tensor, on: Lattice, signed: bool, out: Tensor, spare: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Writes the gradient where u is in the range, 0 elsewhere; returns bounded u, and memory to use again."""
+    """Writes the gradient where u is in the range, 0 elsewhere; returns bounded u, and free memory."""
     backward_of_clip = torch.ops.aten.hardtanh_backward.grad_input  # its edges are outside, ours are inside
     tiny, eps = torch.finfo(u.dtype).tiny, torch.finfo(u.dtype).eps
     if isinstance(on.top, float):
@@ -227,7 +227,7 @@ def slopes_of(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `slopes`, for tensors of any size."""
-    to_x, x, grad = tensors
+    _, x, grad = tensors
     if is_small(x, dtype) and grad.is_contiguous() and (on.d.ndim or x.ndim == 1):
         here = on.each(lambda one: broadcast(one, x.ndim, axis))
         return slopes(tensors, here, signed, exponent, (torch.empty_like(x), torch.empty_like(x)))

@@ -3,9 +3,9 @@
 The formulas and their roundings are those of fake_quantize.py: the outputs are the same to the last bit.
 An exponent would cost a power per element whatever its value is, so with one the operator stays whole.
 
-Forward divides and then clips, backward clips and then divides: the same numbers to a rounding, but not the
-same operations. Operations that the two share are computed once by AOTAutograd, and their results, of the
-size of x, would wait in memory for the backward pass. So each tensor is read once and written once.
+Forward divides and then clips, backward clips and then divides: the same numbers to a rounding, but no
+operation of the size of x in common. What they have in common AOTAutograd may compute once and keep from
+one pass to the other, and it does so where layers share a parameter or a constant.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 import getac
 from getac.plan import quantizer_entry, sha256, versions
 from getac.quantizer import Quantizer
+from tests.plan_schema import problems
 from tools.zoo.registry import ZOO
 
 F32 = np.float32
@@ -30,7 +31,8 @@ def data():
 def test_a_plan_has_every_decision(tmp_path, data):
     onnx.save(ZOO["mlp_gemm"](), tmp_path / "m.onnx")
     plan = plan_of(tmp_path / "p.json", model=tmp_path / "m.onnx", sparsity=0.5, calibration=data)
-    assert plan.keys() == {"plan_version", "versions", "source", "sparsity", "exact", "classes", "quantizers"}
+    assert list(problems(plan)) == []
+    assert (plan["plan_version"], plan["integer"], plan["keep"], plan["floats"]) == (2, True, [], {})
     digest = hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()
     assert plan["source"] == {"name": "m.onnx", "sha256": digest}
     assert (plan["sparsity"], plan["exact"]) == (0.5, False)
@@ -51,6 +53,7 @@ def test_quantizers_are_those_of_the_sliced_model(tmp_path, data):
     }
     weight = quantizers["gemm_0.weight"]
     assert (weight["bits"], weight["low"], weight["high"], weight["axis"]) == (8, -127, 127, 1)
+    assert (weight["stored"], weight["of"], quantizers["features"]["stored"]) == (True, "getac", False)
     assert len(weight["step"]) == kept
     assert (quantizers["sigmoid_1"]["low"], quantizers["sigmoid_1"]["axis"]) == (0, None)
 
@@ -76,3 +79,46 @@ def test_hashes_read_in_pieces(tmp_path):
 
 def test_versions_name_what_made_the_result():
     assert versions()["onnx"] == onnx.__version__
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_schema_describes_every_plan(tmp_path, name):
+    assert list(problems(plan_of(tmp_path / "p.json", model=ZOO[name](), sparsity=0.3))) == []
+
+
+def test_quantizers_of_the_model_are_marked(tmp_path, data):
+    getac.lower(ZOO["mlp_gemm"](), tmp_path / "q.onnx", calibration=data, bench=False)
+    plan = plan_of(tmp_path / "p.json", model=tmp_path / "q.onnx", sparsity=0.5)
+    assert {one["of"] for one in plan["quantizers"].values()} == {"model"}
+    assert list(problems(plan)) == []
+
+
+def test_blocks_and_globs_are_written(tmp_path):
+    plan = plan_of(
+        tmp_path / "p.json", model=ZOO["mlp_matmul"](), weight_bits=4, block=16, sparsity=0.5, keep=["*.bias"]
+    )
+    assert {one["block"] for one in plan["quantizers"].values()} == {16}
+    assert (plan["integer"], plan["keep"]) == (False, ["*.bias"])
+    assert list(problems(plan)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "wrong"),
+    [
+        (["plan_version"], 1, "plan.plan_version is not 2"),
+        (["sparsity"], -0.5, "plan.sparsity is outside its bounds"),
+        (["classes", 0, "kept"], [], "plan.classes[0].kept is too short"),
+        (["classes", 0, "units"], True, "plan.classes[0].units is no integer"),
+        (["quantizers", "sigmoid_1", "of"], "you", "plan.quantizers.sigmoid_1.of is not among"),
+        (["quantizers", "sigmoid_1", "step"], 0, "plan.quantizers.sigmoid_1.step is none of several"),
+        (["more"], 1, "plan has more"),
+    ],
+)
+def test_the_schema_refuses_what_is_no_plan(tmp_path, data, path, value, wrong):
+    plan = plan_of(tmp_path / "p.json", model=ZOO["mlp_gemm"](), sparsity=0.5, calibration=data)
+    inner = plan
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (found,) = problems(plan)
+    assert found.startswith(wrong)

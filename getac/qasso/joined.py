@@ -20,6 +20,6 @@ def join(tensors: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-def part(numbers: Tensor, tensors: Sequence[Tensor]) -> None:
+def part(numbers: Tensor, tensors: list[Tensor]) -> None:
     """Writes joined numbers back into their tensors."""
     torch._foreach_copy_(tensors, torch.ops.aten.unflatten_dense_tensors.default(numbers, tensors))

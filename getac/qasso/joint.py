@@ -132,7 +132,9 @@ class JointUpdate:
         self._sizes = [one.size for one in self._pieces]
         self._slots = Slots(self._pieces, table.device)
         self._scratch = Scratch()
-        doubles = any(one.entry.parameter.dtype == torch.float64 for piece in self._pieces for one in piece.rows)
+        doubles = any(
+            one.entry.parameter.dtype == torch.float64 for piece in self._pieces for one in piece.rows
+        )
         self._dtype = torch.float64 if doubles else torch.float32
         rows = [one for piece in self._pieces for one in piece.rows]
         self._parameters = [one.entry.parameter for one in rows]
@@ -198,7 +200,9 @@ class JointUpdate:
             return torch.where(alpha > 0, 1 / alpha, 0.0).to(self._owners.device)
         device, each = self._owners.device, [rates[one] for one in self._parameters]
         same = {id(one): one for one in each}  # a few groups, of hundreds of parameters
-        alpha = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=device) for one in same.values()])
+        alpha = torch.stack(
+            [torch.as_tensor(one, dtype=torch.float64, device=device) for one in same.values()]
+        )
         position = {key: i for i, key in enumerate(same)}
         index = torch.tensor([position[id(one)] for one in each]).to(device)
         return torch.where(alpha > 0, 1 / alpha, 0.0)[index][self._parameter_of]

@@ -148,7 +148,8 @@ def check_cost(cost: object, exponent: object) -> None:
         raise OptionError(
             "this is no cost of units",
             where="cost",
-            required=f"{', '.join(COSTS)}, or name of a class -> what one of its units saves, 0 or more; or None",
+            required=f"{', '.join(COSTS)}, or name of a class -> what one of its units saves, 0 or more;"
+            " or None",
             found=repr(cost),
         )
 

@@ -169,9 +169,7 @@ def check_scores(scores: object, table: UnitTable, saliency: str | Saliency) -> 
         )
 
 
-def per_cost(
-    scores: Tensor, table: UnitTable, costs: Mapping[str, float], exponent: float = 1.0
-) -> Tensor:
+def per_cost(scores: Tensor, table: UnitTable, costs: Mapping[str, float], exponent: float = 1.0) -> Tensor:
     """Scores per cost^exponent saved, in units of the mean cost of all units; what saves nothing goes last.
 
     Raises:

@@ -72,7 +72,7 @@ class Slots:
         return torch.cat([bounds, bounds.new_tensor([[1.0, -torch.inf, torch.inf]])])[self.of_row]
 
     def write(self, d: Tensor) -> None:
-        tensors = [one.d for one in self._quantizers]
+        tensors: list[Tensor] = [one.d for one in self._quantizers]
         if tensors:
             numbers = join(tensors)
             part(numbers.index_copy_(0, self._place, d.to(numbers.dtype)), tensors)

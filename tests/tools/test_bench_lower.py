@@ -1,4 +1,4 @@
-"""The benchmark's form, on a tiny network; its figures are for a quiet machine to measure."""
+"""The benchmark's form, on tiny networks; its figures are for a quiet machine to measure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tools.bench_lower import kernel_shares, limits
 from tools.benchmark import Figure, rounded
+from tools.lowered.profiling import kernel_shares, limits
+from tools.lowered.rows import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,38 +30,54 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(path.read_text())
 
 
-def test_every_figure_stands_beside_its_target(content: Any) -> None:
-    dense, pruned, lowering = content["sparsity_0"], content["sparsity_0.5"], content["lower"]
-    assert dense["speedup"]["at_least"] == 2.8
-    assert pruned["speedup"]["at_least"] == 6.0
-    for part in (dense, pruned):
-        assert part["file_to_int8_weights"]["at_most"] == 1.1
-        assert part["latency_ms"].keys() == {"float", "lowered"}
+def test_every_row_stands_beside_its_targets(content: Any) -> None:
+    for name, row in ROWS.items():
+        part, targets = content[name], row.targets
+        assert part["speedup"].get("at_least") == targets.speedup
+        assert part["share_of_float_file"].get("at_most") == targets.share
+        assert part["rival_to_lowered"].get("at_least") == targets.rival
+        assert part["file_to_weight_bits"]["at_most"] == 1.1
+        assert part["latency_ms"].keys() == part["file_bytes"].keys() == {"float", "lowered", "rival"}
+    lowering = content["lower"]
     bound = 20 * lowering["float_pass_seconds"] + 5
     assert lowering["seconds"]["at_most"] == pytest.approx(bound, rel=1e-3)
 
 
-def test_all_layers_run_on_integers_at_any_size(content: Any) -> None:
-    for part in (content["sparsity_0"], content["sparsity_0.5"]):
-        assert part["integer_convolutions"] == {"value": 20, "at_least": 20, "passed": None}
-        assert part["integer_gemms"] == {"value": 1, "at_least": 1, "passed": None}
+def test_targets_are_those_of_the_project() -> None:
+    found = {name: row.targets for name, row in ROWS.items()}
+    assert found["resnet18, int8"].speedup == 3.1
+    assert (found["resnet18, 4-bit weights"].share, found["resnet18, 2-bit weights"].share) == (0.13, 0.07)
+    assert found["resnet18, int8, 50 % of groups"].speedup == 6.0
+    assert (
+        found["bert layer, 4-bit weights"].speedup == 2.6 and found["bert layer, 4-bit weights"].share == 0.14
+    )
+    assert found["mobilenet_v2, int8"].rival == 1.0
+
+
+def test_layers_run_on_the_kernels_that_they_should_at_any_size(content: Any) -> None:
+    for name in ("resnet18, int8", "resnet18, int8, 50 % of groups"):
+        layers = content[name]["layers"]
+        assert sum(layers.values()) == 21 and layers["Gemm: integer (QGemm)"] == 1
+    assert content["bert layer, int8"]["layers"]["MatMul: integer (QGemm)"] == 6
+    assert (
+        content["decoder, sequence 1, weight-only int4"]["layers"]["MatMul: weight-only (MatMulNBits)"] == 7
+    )
 
 
 def test_sparsity_is_what_was_asked_for(content: Any) -> None:
-    assert content["sparsity_0"]["removed_share"] == 0
-    assert content["sparsity_0"]["macs_ratio"] == 1
-    assert content["sparsity_0.5"]["removed_share"] == pytest.approx(0.5, abs=0.02)
-    assert content["sparsity_0.5"]["macs_ratio"] > 2
-    assert content["sparsity_0.5"]["file_bytes"] < content["sparsity_0"]["file_bytes"]
+    dense, pruned = content["resnet18, int8"], content["resnet18, int8, 50 % of groups"]
+    assert (dense["removed_share"], dense["macs_ratio"]) == (0, 1)
+    assert pruned["removed_share"] == pytest.approx(0.5, abs=0.02)
+    assert pruned["macs_ratio"] > 2
+    assert pruned["file_bytes"]["lowered"] < dense["file_bytes"]["lowered"]
 
 
 def test_time_is_told_by_kernel_and_by_step(content: Any) -> None:
-    for part in (content["sparsity_0"], content["sparsity_0.5"]):
-        kernels = part["time_per_kernel"]
-        assert "Conv" in kernels["float"] and "QLinearConv" not in kernels["float"]
-        assert "QLinearConv" in kernels["lowered"] and "Conv" not in kernels["lowered"]
+    for name in ROWS:
+        kernels = content[name]["time_per_kernel"]
+        assert kernels.keys() == {"float", "lowered", "rival"}
         assert sum(one["share"] for one in kernels["lowered"].values()) == pytest.approx(1, abs=1e-3)
-        assert "of the lowered time" in part["limits"]
+        assert "of the lowered time" in content[name]["limits"]
     steps = content["lower"]["step_seconds"]
     assert {"calibrate", "verify", "write"} <= steps.keys()
     assert sum(steps.values()) == pytest.approx(content["lower"]["seconds"]["value"], rel=1e-2)
@@ -88,12 +105,11 @@ def test_kernel_times_are_medians_per_node_summed_by_operator() -> None:
     assert kernel_shares(events) == {"Conv": {"ms": 3, "share": 0.75}, "Add": {"ms": 1, "share": 0.25}}
 
 
-def test_limits_name_what_is_not_convolution() -> None:
+def test_limits_name_what_multiplies_nothing() -> None:
     before = {"Conv": {"ms": 9.0, "share": 0.9}, "Add": {"ms": 1.0, "share": 0.1}}
     after = {"QLinearConv": {"ms": 3.0, "share": 0.75}, "QLinearAdd": {"ms": 1.0, "share": 0.25}}
-    assert (
-        limits(before, after)
-        == "convolutions 3.00x faster, 75% of the lowered time; the rest: QLinearAdd 25%"
+    assert limits(before, after) == (
+        "convolutions and matrix products 3.00x faster, 75% of the lowered time; the rest: QLinearAdd 25%"
     )
 
 

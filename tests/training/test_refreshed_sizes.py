@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 from torch import fx  # noqa: E402
