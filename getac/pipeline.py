@@ -87,8 +87,8 @@ class State:
         bindings: Sizes of symbolic input dimensions that the calibration data settles.
         costs: What kernels take, for choices that depend on it; None: the table that ships with getac.
         floats: Layers that could run on integers and shall not -> why; given by `choose-strategies`.
-        planned: Name -> the lattice that a plan gives to an activation that integer kernels will read or write;
-            given by `replay-quantizers`.
+        planned: Activation -> its lattice, if integer kernels will read or write it; by name, as a plan says
+            (`replay-quantizers`).
         refusals: Pass name -> what it left alone.
         records: What ran.
         running: The name of the pass that runs.

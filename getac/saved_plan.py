@@ -183,7 +183,8 @@ def record(kind: type[T], content: Mapping[str, Any]) -> T:
 
 
 def class_from(content: Mapping[str, Any]) -> PlannedClass:
-    name, units = of_type(str, content["name"], "the name of a class"), of_type(int, content["units"], "units")
+    name = of_type(str, content["name"], "the name of a class")
+    units = of_type(int, content["units"], f"units of {name}")
     kept = tuple(of_type(int, one, f"a unit of {name}") for one in of_type(list, content["kept"], "kept"))
     if not kept:
         raise ValueError(f"{name} would lose all of its {units} units")

@@ -25,10 +25,11 @@ def differences(planned: Structure, here: Structure) -> Iterator[str]:
     Shapes inside are told only where all stored tensors agree: they follow from those.
     """
     outside = [*of_inputs(planned.inputs, here.inputs), *of_parameters(planned.parameters, here.parameters)]
+    inside = list(of_operations(planned.operations, here.operations, shapes=not outside))
     yield from outside
-    yield from of_operations(planned.operations, here.operations, shapes=not outside)
-    if not outside and planned.outputs != here.outputs:
-        yield f"the outputs come from {listed(planned.outputs)} in the plan, from {listed(here.outputs)} here"
+    yield from inside
+    if not (outside or inside) and planned.outputs != here.outputs:
+        yield versus("the outputs come from", listed(planned.outputs), listed(here.outputs))
 
 
 def of_inputs(planned: Sequence[Tensor], here: Sequence[Tensor]) -> Iterator[str]:

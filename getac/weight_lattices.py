@@ -53,11 +53,10 @@ def like(other: Quantizer, weight: Floats) -> Quantizer:
 
 def greatest(other: Quantizer, weight: Floats) -> Quantizer:
     """The same with the least steps that reach from the least to the greatest number."""
+    rest = tuple(i for i in range(weight.ndim) if i != other.axis)
     if other.block is not None:
         assert other.axis is not None
         weight, rest = blocks_of(weight, other.axis, other.block), (other.axis + 1,)
-    else:
-        rest = tuple(i for i in range(weight.ndim) if i != other.axis)
     step = np.zeros((), np.float32)
     for reach, extreme in ((other.low, weight.min(axis=rest)), (other.high, weight.max(axis=rest))):
         if reach:

@@ -57,9 +57,10 @@ class ReplayQuantizers:
 
     def run(self, state: State) -> None:
         graph, planned = state.model.graph, self.saved.quantizers
-        state.floats = {n: self.saved.floats[n.name] for n in graph if n.name in self.saved.floats}
+        nodes = {str(node.name): node for node in graph}
+        state.floats = {nodes[name]: why for name, why in self.saved.floats.items() if name in nodes}
         values = [*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]
-        known = {value: planned[value.name] for value in values if value.name in planned}
+        known = {value: planned[str(value.name)] for value in values if value.name in planned}
         self.note_others(known, state)
         free = {value: one for value, one in known.items() if value not in state.quantizers}
         for value, one in free.items():

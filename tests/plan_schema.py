@@ -17,8 +17,9 @@ TYPES = {
     "number": (int, float),
 }
 KNOWN = {
-    *("type", "properties", "required", "additionalProperties", "items", "minItems", "anyOf", "enum", "const"),
-    *("minimum", "maximum", "exclusiveMinimum", "pattern", "$ref", "$defs", "$schema", "title", "description"),
+    *("type", "properties", "required", "additionalProperties", "items", "minItems", "anyOf", "enum"),
+    *("const", "minimum", "maximum", "exclusiveMinimum", "pattern"),
+    *("$ref", "$defs", "$schema", "title", "description"),
 }
 
 

@@ -127,9 +127,13 @@ def test_without_data_the_report_says_what_data_would_do(monkeypatch, model):
 
 
 def test_one_real_run(model):
-    """However slow the machine is: a model of a tenth of the width is not as slow as the whole."""
-    report = getac.lower(model, latency_budget=0.99, keep=[], bench=False)
-    assert any(note.startswith("latency budget 0.99: tried") for note in report.notes)
+    """By the real clock; which way it goes is the machine's business."""
+    try:
+        report = getac.lower(model, latency_budget=0.8, bench=False)
+    except OptionError as error:
+        assert "tried sparsity" in str(error.found)
+    else:
+        assert any(note.startswith("latency budget 0.8: tried") for note in report.notes)
 
 
 @pytest.mark.parametrize("budget", [0, 1, -0.5, 2.0, float("nan")])

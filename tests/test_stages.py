@@ -107,7 +107,7 @@ def test_layers_and_their_activations_have_quantizers(state):
     values = {value.name: value for node in state.model.graph for value in (*node.inputs, *node.outputs)}
     state.calibration = object()  # there is data: every layer is meant to run on integers
     assert problem(state, Fact.CALIBRATED) == "x has no quantizer"
-    assert problem(state, Fact.WEIGHTS_QUANTIZED) == "v has no quantizer"
+    assert problem(state, Fact.WEIGHTS_QUANTIZED) == "v, the weight of gemm_0, has no quantizer"
     state.quantizers.update({values[name]: Quantizer(np.asarray(1, F32), 0, 255) for name in "xb"})
     assert problem(state, Fact.CALIBRATED) is None
     state.facts.add(Fact.QUANTIZERS_FOLDED)

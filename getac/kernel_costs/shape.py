@@ -112,11 +112,18 @@ class LayerShape:
 
     def padded(self, multiple: int) -> LayerShape:
         """The shape with both sides rounded up; groups of one channel stay so."""
-        depthwise = self.kind is Kind.DEPTHWISE
-        few = self.kind in (Kind.STEM, Kind.LARGE_STEM)
-        into = self.channels_in if few else round_up(self.channels_in, multiple)
-        groups = into if depthwise else self.groups
-        return LayerShape(into, round_up(self.channels_out, multiple), self.positions, self.taps, groups)
+        return self.with_sides(round_up(self.channels_in, multiple), round_up(self.channels_out, multiple))
+
+    def at_least(self, channels: int) -> LayerShape:
+        """The shape with no side below a number of channels."""
+        return self.with_sides(max(self.channels_in, channels), max(self.channels_out, channels))
+
+    def with_sides(self, into: int, out: int) -> LayerShape:
+        """Other numbers of channels; an image keeps its few, and groups of one channel stay so."""
+        if self.kind in (Kind.STEM, Kind.LARGE_STEM):
+            into = self.channels_in
+        groups = into if self.kind is Kind.DEPTHWISE else self.groups
+        return LayerShape(into, out, self.positions, self.taps, groups)
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -5,6 +5,7 @@
 `rate` is in seconds per MAC: bilinear in the logarithms of both coordinates between the measured entries, and
 constant outside. A layer whose channels are no multiple that its kernel likes counts as one that is padded to
 multiples of 16, times the penalty: what unaligned channels were measured to take, relative to padded ones.
+Fewer than 16 channels count as 16: no kernel is quicker with fewer, integer convolutions even slower.
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ class CostTable:
             divisor = math.gcd(COARSEST, *shape.sides)
             if divisor % steps.multiple:
                 shape, penalty = shape.padded(COARSEST), steps.penalty(divisor)
+        shape = shape.at_least(COARSEST)
         return max(self.node, shape.macs * grid.rate(shape.channels, shape.positions) * penalty)
 
     def has(self, kind: Kind, strategy: Strategy) -> bool:

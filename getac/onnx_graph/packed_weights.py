@@ -21,7 +21,7 @@ def pack_weights(model: ir.Model, target: Target) -> str | None:
     """Stores weights in the fewest bytes that hold them exactly.
 
     Returns:
-        Why integers of 2 bits are not available although the target has them; None if they are, or it has not.
+        Why integers of 2 bits cannot be used although the target has them; None if nothing is in the way.
     """
     why_not = why_not_raise(model, TWO_BITS_OPSET) if target is Target.ORT else "it has to stay portable"
     types = SINCE_21 if why_not else SINCE_21 | TWO_BITS

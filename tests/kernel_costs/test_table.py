@@ -57,7 +57,7 @@ def test_outside_of_the_entries_time_is_in_proportion():
 
 
 def test_nothing_is_quicker_than_a_node():
-    assert TABLE.seconds(LayerShape(1, 1, 1), Strategy.FLOAT) == TABLE.node
+    assert TABLE.seconds(LayerShape(16, 16, 1, 1), Strategy.FLOAT) == TABLE.node
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,13 @@ def test_unaligned_channels_count_as_padded_ones_times_what_was_measured():
     assert seconds(61) == pytest.approx(seconds(64) * 96 / 64)
     assert seconds(62) == pytest.approx(seconds(64) * 80 / 64)
     assert seconds(60) < seconds(61) and seconds(60) < seconds(64)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_fewer_than_16_channels_gain_nothing(kind):
+    few, some = (LayerShape.square(kind, channels, 784) for channels in (8, 16))
+    for strategy in BOTH:
+        assert TABLE.seconds(few, strategy) >= TABLE.seconds(some, strategy)
 
 
 def test_one_unaligned_side_is_enough():

@@ -69,8 +69,8 @@ def test_a_convolution_is_a_pair_on_each_side(conv):
 
 def test_the_integers_are_those_of_the_records(conv):
     weight = normal(6, 4, 3, 3)
-    lowered(conv, normal(8, 4, 8, 8), weight_bits=5)
     record = Quantizer.symmetric(np.abs(weight).max(axis=(1, 2, 3)), 5, 0)
+    lowered(conv, normal(8, 4, 8, 8), records={"w": record})
     spread = record.integers(weight) * 4  # over half of INT8, so that the bias is rounded less
     np.testing.assert_array_equal(array(conv, "w.int"), spread)
     assert np.abs(spread).max() == 60
