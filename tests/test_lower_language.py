@@ -1,4 +1,4 @@
-"""Language models through `getac.lower`: open batches and lengths, tables, and heads that are tied to them."""
+"""Language models through `getac.lower`: open batches and lengths, tables, and heads tied to them."""
 
 from __future__ import annotations
 

@@ -52,8 +52,9 @@ class Job:
         return self.images.images[:CALIBRATION]
 
     def run(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Run:
-        distill, training = self.setting.goal.distill, self.setting.training
-        return Run(model, optimizer, self.images, training, self.seed, self.teacher, distill)
+        goal, training = self.setting.goal, self.setting.training
+        softly = (self.teacher, goal.distill, goal.temperature)
+        return Run(model, optimizer, self.images, training, self.seed, *softly)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,9 @@ def through_files(model: onnx.ModelProto, quantize: Callable[[Path, Path], None]
         source, ready, target = (Path(folder, f"{name}.onnx") for name in ("float", "ready", "quantized"))
         onnx.save(model, source)
         quant_pre_process(source, ready, skip_symbolic_shape=True)
+        optimised = onnx.load(ready)
+        del optimised.graph.value_info[:]  # quantize_dynamic transposes weights and keeps their old shapes
+        onnx.save(optimised, ready)
         quantize(ready, target)
         return onnx.load(target)
 
