@@ -40,8 +40,8 @@ def kernel_notes(layers: Sequence[LayerReport]) -> Iterator[str]:
         yield (
             f"MatMulNBits, which {len(rows)} of {len(layers)} layers run as, rounds activations to 8 bits on"
             " the fly (noise of about 0.5 %): the session option session.qdq_matmulnbits_accuracy_level=0"
-            " keeps them floats, and is slower; session.qdq_matmulnbits_block_size=128 is faster where a unit has"
-            " one step"
+            " keeps them floats, and is slower; session.qdq_matmulnbits_block_size=128 is faster where a unit"
+            " has one step"
         )
 
 

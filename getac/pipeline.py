@@ -48,6 +48,10 @@ class Fact(Enum):
     LOWERED = "layers run on integers where they can"
 
 
+MODULE_FACTS = frozenset({Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
+"""What is true of a captured torch.fx module as it stands, whatever a pass does to it."""
+
+
 class Effect(Enum):
     """What a pass may do to the function that a model computes, the records of quantizers included."""
 
@@ -113,15 +117,14 @@ class State:
     @classmethod
     def of_module(cls, module: GraphModule) -> State:
         """The state of a captured module: its quantizers are records, and its shapes known, as it stands."""
-        return cls(module, facts={Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
+        return cls(module, facts=set(MODULE_FACTS))
 
     @property
     def model(self) -> ir.Model:
         """The ONNX model; raises PassError where a torch.fx module is on its way."""
         if not isinstance(self.program, ir.Model):
-            raise PassError(
-                "this pass edits ONNX models", found=f"a {type(self.program).__name__} of torch.fx"
-            )
+            who = f"the pass {self.running}" if self.running else "this"
+            raise PassError(f"{who} edits ONNX models", found="a torch.fx module")
         return self.program
 
     @property
@@ -280,7 +283,7 @@ class Pipeline:
         changed = not before.same_as(Snapshot.of(state.program))
         state.records.append(PassRecord(one.name, time.perf_counter() - start, changed, added))
         if changed:
-            state.facts &= one.keeps
+            state.facts &= one.keeps | (frozenset() if isinstance(state.program, ir.Model) else MODULE_FACTS)
             if isinstance(state.program, ir.Model):
                 note_changes(before.nodes, state.program.graph, one.name)
         state.facts |= one.gives

@@ -57,9 +57,10 @@ class FoldConstants:
     )
 
     def run(self, state: State) -> None:
+        graph = state.model.graph
         assert state.shapes is not None
         known = Known(state.shapes)
-        for node in list(state.model.graph):
+        for node in list(graph):
             if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
                 continue
             if node.graph is None:

@@ -32,8 +32,9 @@ class MatMulToGemm:
     )
 
     def run(self, state: State) -> None:
+        graph = state.model.graph
         assert state.shapes is not None
-        for node in list(state.model.graph):
+        for node in list(graph):
             if is_operator(node, "MatMul"):
                 add = bias_addition(node, state.shapes)
                 if add is not None and node.outputs[0] not in state.quantizers:

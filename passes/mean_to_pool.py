@@ -36,8 +36,9 @@ class MeanToPool:
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact) - {Fact.AXES, Fact.CHOSEN}
 
     def run(self, state: State) -> None:
+        graph = state.model.graph
         assert state.shapes is not None
-        means = [node for node in state.model.graph if is_mean_of_images(node, state.shapes)]
+        means = [node for node in graph if is_mean_of_images(node, state.shapes)]
         for node in means:
             pool(node, dtype_of(node, state.shapes))
         if means:

@@ -30,9 +30,10 @@ class NameSqueezed:
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact) - {Fact.AXES, Fact.CHOSEN}
 
     def run(self, state: State) -> None:
+        graph = state.model.graph
         assert state.shapes is not None
         named = False
-        for node in state.model.graph:
+        for node in graph:
             if node.op_type != "Squeeze" or node.domain not in ("", "ai.onnx"):
                 continue
             if len(node.inputs) > 1 and node.inputs[1] is not None:

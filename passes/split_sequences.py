@@ -34,8 +34,9 @@ class SplitSequences:
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact) - {Fact.AXES, Fact.CHOSEN}
 
     def run(self, state: State) -> None:
+        graph = state.model.graph
         assert state.shapes is not None
-        sequences = [node for node in state.model.graph if is_split(node)]
+        sequences = [node for node in graph if is_split(node)]
         for node in sequences:
             parts = Parts.of(node, state.shapes)
             if isinstance(parts, str):

@@ -14,7 +14,7 @@ __all__ = ["ELEMENTWISE", "Branches"]
 
 ELEMENTWISE = frozenset(
     (
-        *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Div", "Equal", "Exp", "Floor", "Greater"),
+        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Div", "Equal", "Exp", "Floor", "Greater"),
         *("GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not"),
         *("Or", "Pow", "Reciprocal", "Relu", "Round", "Sign", "Sqrt", "Sub", "Sum", "Tanh", "Where"),
     )
@@ -81,7 +81,8 @@ class Branches:
             return []
         made = {node.outputs[0]: None}
         for one in region[region.index(node) + 1 :]:
-            if any(value in made for value in one.inputs if value is not None):
+            read = one.inputs[:1] if one.op_type == "CastLike" else one.inputs  # the other is but a type
+            if any(value in made for value in read if value is not None):
                 made[one.outputs[0]] = None
         return [value for value in made if value.dtype in (None, ir.DataType.FLOAT) and not is_integer(value)]
 

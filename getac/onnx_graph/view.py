@@ -147,7 +147,7 @@ class OnnxView:
         self.nodes: Sequence[OnnxNode] = [OnnxNode.of(node, shapes) for node in model.graph]
         self.inputs: Sequence[Hashable] = list(model.graph.inputs)
         self.outputs: Sequence[Hashable] = list(model.graph.outputs)
-        stored = model.graph.initializers.values()  # what nothing reads is none: a pass may have left it behind
+        stored = model.graph.initializers.values()  # a pass may have left behind what nothing reads
         self.parameters: Sequence[Hashable] = [v for v in stored if v.uses() or v.is_graph_output()]
 
     def name_of(self, value: Hashable) -> str:

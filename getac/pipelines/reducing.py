@@ -6,7 +6,7 @@ are left out for as long as the failure stays. What a node that is left out made
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import onnx_ir as ir
@@ -72,12 +72,14 @@ def part_of(model: ir.Model, nodes: Nodes, shapes: Shapes) -> ir.Model | None:
     graph = copy.graph
     gone = [node for position, node in enumerate(graph) if position not in kept]
     ours = [node for position, node in enumerate(graph) if position in kept]
-    cut = {value for node in gone for value in node.outputs}
-    cut = {value for value in cut if any(user in set(ours) for user in value.consumers())}
-    for value in cut:
-        if not retype(value, known.get(value.name), shapes):
-            return None
-    graph.outputs[:] = [value for node in ours for value in node.outputs if is_result(value, set(ours))]
+    branches = [branch for node in ours for branch in branches_of(node)]
+    readers = {*ours, *(inner for branch in branches for inner in branch)}
+    returned = {value for branch in branches for value in branch.outputs}
+    made = {value for node in gone for value in node.outputs}
+    cut = {value for value in made if any(user in readers for user in value.consumers())}
+    if made & returned or not all(retype(value, known.get(value.name), shapes) for value in cut):
+        return None
+    graph.outputs[:] = [value for node in ours for value in node.outputs if is_result(value, readers)]
     if not graph.outputs:
         return None
     for value in graph.outputs:
@@ -85,12 +87,20 @@ def part_of(model: ir.Model, nodes: Nodes, shapes: Shapes) -> ir.Model | None:
     inputs = [replaced_by_input(value) for value in sorted(cut, key=lambda value: str(value.name))]
     for node in reversed(gone):
         graph.remove(node, safe=True)
-    used = {value for node in graph.all_nodes() for value in node.inputs}
+    used = {value for node in graph.all_nodes() for value in node.inputs} | returned
     graph.inputs[:] = [*(value for value in graph.inputs if value in used), *inputs]
     for name, value in list(graph.initializers.items()):
         if value not in used:
             graph.initializers.pop(name)
     return copy
+
+
+def branches_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs inside a node, those inside them included."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+            yield from attribute.as_graph().subgraphs()
 
 
 def is_result(value: ir.Value, ours: set[ir.Node]) -> bool:

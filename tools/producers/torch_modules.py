@@ -60,7 +60,8 @@ class Dorefa(nn.Module):
 
     def __init__(self, x: Tensor, bits: int = 8) -> None:
         super().__init__()
-        self.levels, self.weight = 2**bits - 1, isinstance(x, nn.Parameter)
+        self.weight = isinstance(x, nn.Parameter)
+        self.levels = 15 if self.weight else 2 ** (bits - 1) - 1  # 8 bits around no zero are 9
         self.register_buffer("top", x.detach().abs().max())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class Dorefa(nn.Module):
             unit = y / (2 * y.abs().max()) + 0.5
             return 2 * torch.round(unit * self.levels) / self.levels - 1
         y = torch.clamp(x / self.top, -1, 1)
-        return torch.round(y * 127) / 127 * self.top
+        return torch.round(y * self.levels) / self.levels * self.top
 
 
 QUANTIZERS: dict[str, Callable[[Tensor], nn.Module]] = {"GETA": Geta, "LSQ": Lsq, "PACT": Pact, "DoReFa": Dorefa}
