@@ -21,6 +21,7 @@ from getac.passes.matmul_to_gemm import MatMulToGemm
 from getac.passes.mean_to_pool import MeanToPool
 from getac.passes.name_squeezed import NameSqueezed
 from getac.passes.pack_weights import PackWeights
+from getac.passes.quantize_dynamically import QuantizeDynamically
 from getac.passes.quantize_embeddings import QuantizeEmbeddings
 from getac.passes.quantize_weights import QuantizeWeights
 from getac.passes.recognize_quantizers import RecognizeQuantizers
@@ -59,6 +60,7 @@ __all__ = [
     "Pass",
     "Pipeline",
     "Progress",
+    "QuantizeDynamically",
     "QuantizeEmbeddings",
     "QuantizeWeights",
     "RecognizeQuantizers",
@@ -146,6 +148,7 @@ def weight_only_passes(target: str = "portable") -> tuple[Pass, ...]:
 
 def storing_passes(target: str) -> tuple[Pass, ...]:
     return (
+        QuantizeDynamically(),  # before the rest of what is in floats is stored as integers
         StoreWeights(),
         RemoveDead(),
         ShareStorage(),

@@ -7,7 +7,8 @@ after    MatMul(x, DequantizeLinear(W_q, s_w, z_w)) -> y
 A range that is measured on every input is no quantizer that a layer could be lowered with; the weights keep
 theirs. ONNX DynamicQuantizeLinear-11, MatMulInteger-10, ConvInteger-10; onnxruntime's DynamicQuantizeMatMul
 and MatMulIntegerToFloat (com.microsoft, version 1). The answer changes by the rounding that is left out: at
-most half a step of 1/255 of each activation's range.
+most half a step of 1/255 of each activation's range. Where activations get no quantizers of their own,
+`quantize-dynamically` writes the products again in the end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import array_of, is_stored
-from getac.onnx_graph.qoperators import Expansion, Refused, put_in_place
+from getac.onnx_graph.qoperators import DYNAMIC, Expansion, Refused, put_in_place
 from getac.pipeline import Effect, Fact, Refusal, State
 
 __all__ = ["DropDynamicQuantizers"]
@@ -101,6 +102,7 @@ def float_product(
     rank = len(weight.shape) if weight is not None and weight.shape is not None else 2
     axis = 0 if product.op_type == "ConvInteger" else rank - 1
     restored = expansion.dequantized(weight, scale, zero, axis)
+    mark(weight)
     attributes = {name: product.attributes[name] for name in MADE_WITH if name in product.attributes}
     expansion.add(PRODUCTS[product.op_type], [x, restored], attributes)
     return expansion
@@ -128,7 +130,14 @@ def whole_product(
     expansion = Expansion(node)
     rank = len(weight.shape) if weight is not None and weight.shape is not None else 2
     y = expansion.add("MatMul", [x, expansion.dequantized(weight, scale, zero, rank - 1)])
+    mark(weight)
     added = expansion.given(bias)
     if added is not None and not (is_stored(added) and not np.any(array_of(added))):
         expansion.add("Add", [y, added])
     return expansion
+
+
+def mark(weight: ir.Value | None) -> None:
+    """Says of a stored weight that `quantize-dynamically` may write its layer as it was."""
+    if weight is not None:
+        weight.meta[DYNAMIC] = True

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from getac.onnx_graph.edit import array_of, is_stored
 from getac.onnx_graph.qoperators import Expansion, Refused, expand, is_qoperator, put_in_place
 from getac.onnx_graph.rearranging import REARRANGING
+from getac.onnx_graph.settled import settle_parameters
 from getac.pipeline import Effect, Fact, Refusal, State
 
 __all__ = ["ExpandQOperators"]
@@ -36,6 +37,7 @@ class ExpandQOperators:
     effect: ClassVar[Effect] = Effect.KERNELS
 
     def run(self, state: State) -> None:
+        settle_parameters(state.model)
         for node in list(state.model.graph):
             try:
                 if is_qoperator(node):

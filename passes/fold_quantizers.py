@@ -46,6 +46,7 @@ from getac.onnx_graph.integer_lattice import (
     source_of,
 )
 from getac.onnx_graph.scaled_integers import scaled_integers
+from getac.onnx_graph.settled import settle_parameters
 from getac.onnx_graph.signs import is_non_negative
 from getac.onnx_graph.tightening import tighten
 from getac.onnx_graph.unpacking import unpack_weights
@@ -65,6 +66,7 @@ class FoldQuantizers:
     keeps: ClassVar[frozenset[Fact]] = frozenset()
 
     def run(self, state: State) -> None:
+        settle_parameters(state.model)
         unpack_weights(state.model.graph)
         for node in list(state.model.graph):
             if node.domain in ("", "ai.onnx") and len(node.outputs) == 1:
@@ -134,6 +136,7 @@ def fold_stored(node: ir.Node, integers: ir.Value, between: list[ir.Node], state
     stored = store(node.graph, integers, centred, quantizer, ir.DataType.from_numpy(scale.dtype))
     if integers.dtype is not ir.DataType.INT32:  # a bias takes the scale of its layer when it is lowered
         state.quantizers[stored] = quantizer
+    stored.meta.update(integers.meta)
     replace_and_remove(node, output, stored)
 
 

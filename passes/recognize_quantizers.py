@@ -25,7 +25,7 @@ import onnx_ir as ir
 
 from getac.errors import GetacError
 from getac.onnx_graph.branches import Branches
-from getac.onnx_graph.edit import swap_output_name
+from getac.onnx_graph.edit import add_initializer, swap_output_name
 from getac.onnx_graph.qdq import Storage, quantizer_nodes, restoring_nodes
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.staircase import GRID, Misfit, fit_levels, fit_staircase
@@ -41,6 +41,7 @@ TERNARY = ("Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 INTEGERS = {getattr(ir.DataType, f"{sign}INT{bits}") for sign in ("", "U") for bits in (2, 4, 8, 16)}
 FARTHEST = 16
 MOST_BITS = 16
+BIAS = 2
 STANDARD = ("", "ai.onnx")
 Floats = npt.NDArray[np.float32]
 
@@ -59,6 +60,7 @@ class RecognizeQuantizers:
         if not (any(map(makes_levels, state.model.graph)) or has_integers(state.model.graph)):
             return
         branches = Branches(state.model)
+        store_biases(branches)
         for end in list(weight_ends(branches)):
             self.attempt(state, end, lambda end=end: recognize_weight(branches, end))  # type: ignore[misc]
         branches = Branches(state.model)
@@ -117,7 +119,29 @@ def weight_ends(branches: Branches) -> Iterator[ir.Value]:
 
 
 def is_weight(user: ir.Node, index: int) -> bool:
-    return user.domain in STANDARD and (user.op_type in LAYERS or (user.op_type == "Gather" and index == 0))
+    layer = user.op_type in LAYERS and index < BIAS
+    return user.domain in STANDARD and (layer or (user.op_type == "Gather" and index == 0))
+
+
+def store_biases(branches: Branches) -> None:
+    """Biases become what their quantizers make of them: a lowered layer gives them steps of its own."""
+    computed = {
+        value: None
+        for node in branches.constants
+        for value in node.outputs
+        if any(is_bias(user, index) for user, index in value.uses())
+        and not value.is_graph_output()
+        and any(makes_levels(one) for one in branches.behind([value]))
+    }
+    for value, array in zip(computed, branches.results(list(computed)), strict=True):
+        stored = add_initializer(branches.graph, f"{value.name}.stored", array)
+        for user, index in list(value.uses()):
+            if is_bias(user, index):
+                user.replace_input_with(index, stored)
+
+
+def is_bias(user: ir.Node, index: int) -> bool:
+    return user.op_type in LAYERS and user.domain in STANDARD and index == BIAS
 
 
 def recognize_weight(branches: Branches, value: ir.Value) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 
@@ -208,6 +209,12 @@ def test_a_trained_module_and_its_plan(tmp_path):
         6,
         8,
     ]
+
+
+def test_options_are_those_of_lower():
+    ours, theirs = (inspect.signature(one).parameters for one in (getac.apply, getac.lower))
+    assert {name for name in ours if name not in theirs} == set()
+    assert all(ours[name].default == theirs[name].default for name in ours if name not in ("plan", "model"))
 
 
 # What is refused

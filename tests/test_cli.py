@@ -149,7 +149,7 @@ def test_without_arguments_there_is_help(getac):
     assert code in (0, 2) and "lower" in text and "inspect" in text and "demo" in text
 
 
-@pytest.mark.parametrize("command", ["lower", "inspect", "bench", "verify", "demo"])
+@pytest.mark.parametrize("command", ["lower", "apply", "inspect", "bench", "verify", "demo", "opt"])
 def test_every_command_has_help(getac, command):
     code, out, _ = getac(command, "--help")
     assert code == 0 and "Usage" in out

@@ -219,10 +219,10 @@ GELU = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
 g (float[2,4] x) => (float[2,4] y) { [y] y = com.microsoft.QuickGelu(x) }"""
 
 
-def test_json(opt):
+def test_json(opt, folder):
     passes = "infer-axes,slice-units{sparsity=0.5,align=8}"
     code, *_ = opt("m.onnx", "-p", passes, "--json", "r.json", "--verify-each")
-    found = json.loads(open("r.json").read())
+    found = json.loads((folder / "r.json").read_text())
     assert code == 0 and found.keys() == {"passes", "refusals", "checks", "origins"}
     last = found["passes"][-1]
     assert (last["name"], last["changed"], last["added"]) == ("slice-units", True, False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ import pytest
 import getac
 from getac.plan import quantizer_entry, sha256, versions
 from getac.quantizer import Quantizer
-from tests.plan_schema import problems
+from tests.plan_schema import SCHEMA, problems
 from tools.zoo.registry import ZOO
 
 F32 = np.float32
@@ -122,3 +124,11 @@ def test_the_schema_refuses_what_is_no_plan(tmp_path, data, path, value, wrong):
     inner[path[-1]] = value
     (found,) = problems(plan)
     assert found.startswith(wrong)
+
+
+def test_the_page_explains_every_key():
+    page = (Path(__file__).parents[1] / "docs" / "plan.md").read_text()
+    table = page.partition("| key | what |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert keys == SCHEMA["properties"].keys()

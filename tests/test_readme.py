@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import getac
 from tools.zoo.registry import ZOO
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def execute(codes: list[str], **names: Any) -> dict[str, Any]:
 def test_every_python_block_is_run_here() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
     with_code = [title for title in titles if blocks(title, "python")]
-    assert with_code == ["Using it", "Train with quantizers"]
+    assert with_code == ["Using it", "Train with quantizers", "For compiler engineers"]
 
 
 def test_using_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +82,21 @@ def test_train_with_quantizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum(layer.channels_out for layer in names["report"].layers[:2]) == 16  # of 32
 
 
+def test_for_compiler_engineers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ZOO["mlp_gemm"]()
+    onnx.save(model, "model.onnx")
+    onnx.save(model, "tuned.onnx")
+    np.savez("samples.npz", features=np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32))
+    names = execute(blocks("For compiler engineers", "python"), getac=getac)
+    assert {one.name for one in names["found"].passes} >= {"fold-batch-norm", "slice-units"}
+    assert names["report"].sparsity == 0.5
+    assert Path("small.onnx").read_bytes() == Path("tuned.small.onnx").read_bytes()
+
+
 def test_the_extras_that_it_names_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     _, _, extras = project.partition("[project.optional-dependencies]\n")
     found = dict(re.findall(r"^(\w+) = \[\n(.*?)^\]", extras, re.DOTALL | re.MULTILINE))
-    assert set(re.findall(r'"\.\[(\w+)\]"', README)) == {"demo", "test", "train"} <= found.keys()
+    assert set(re.findall(r'"\.\[(\w+)\]"', README)) == {"demo", "surgeon", "test", "train"} <= found.keys()
     assert "getac[train]" in found["demo"] and "getac[demo," in found["test"]

@@ -43,7 +43,11 @@ class Branches:
 
     def result(self, value: ir.Value) -> Array:
         """What is computed for a value that depends on stored tensors alone."""
-        return self._run(self.behind([value]), {}, [value])[0]
+        return self.results([value])[0]
+
+    def results(self, values: Sequence[ir.Value]) -> list[Array]:
+        """What is computed for values that depend on stored tensors alone."""
+        return self._run(self.behind(values), {}, values) if values else []
 
     def on(self, x: ir.Value, points: Array, wanted: Sequence[ir.Value]) -> list[Array]:
         """Values that are functions of x alone, at points."""

@@ -38,7 +38,8 @@ class Packer:
         array, name = numbers_of(value), len(value.name or "")
         tables = [part for part in packing.parts if part.native is None]
         new = [part for part in tables if table_key(part, array) not in self.constants]
-        nodes = sum(4 if part.native is None else 3 for part in packing.parts)  # a Reshape or a sum too many
+        narrow = value.dtype is not ir.DataType.from_numpy(array.dtype)
+        nodes = sum(nodes_of(part, array) for part in packing.parts) + len(packing.parts) - 1 + narrow
         return (
             packing.nbytes(array.size)
             + nodes * (NODE_BYTES + 3 * name)
@@ -120,6 +121,13 @@ class Packer:
         if self.nodes:
             self.graph.insert_before(self.graph[0], self.nodes)
         self.nodes = []
+
+
+def nodes_of(part: Part, like: Array) -> int:
+    """Cast, and Mul; or Cast, Gather and Reshape, with Reshape and Slice where the last byte is not full."""
+    if part.native is not None:
+        return 1 if part.unit == 1 else 2
+    return 5 if like.size % digits_per_byte(part.count) else 3
 
 
 def table_key(part: Part, like: Array) -> tuple[object, ...]:

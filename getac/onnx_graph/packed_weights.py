@@ -63,13 +63,15 @@ def is_packable(value: ir.Value) -> bool:
         and not value.is_graph_output()
         and stored_bytes(value) > 0
         and bool(value.uses())
-        and all(reads_weights(user, index) for user, index in value.uses())
+        and all(reads_weights(user, index, value.dtype) for user, index in value.uses())
     )
 
 
-def reads_weights(node: ir.Node, index: int) -> bool:
+def reads_weights(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
     if node.domain not in ("", "ai.onnx") or index != 0:
         return False
+    if dtype is ir.DataType.INT32:  # a bias; as it is, for other readers: it may be a table of sizes
+        return node.op_type == "DequantizeLinear"
     return node.op_type in ("DequantizeLinear", "Gather") or (node.op_type == "Cast" and makes_floats(node))
 
 

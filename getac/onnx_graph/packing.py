@@ -30,10 +30,12 @@ COMPUTED_AS = {
     },
     ir.DataType.INT4: ir.DataType.INT8,
     ir.DataType.UINT4: ir.DataType.UINT8,
+    ir.DataType.INT32: ir.DataType.INT32,
 }
 """The types of tensors that can be packed -> what their arithmetic is done in."""
 
 NATIVE = {
+    (16, True): ir.DataType.INT16,
     (8, True): ir.DataType.INT8,
     (8, False): ir.DataType.UINT8,
     (4, True): ir.DataType.INT4,
@@ -130,6 +132,9 @@ def packings(integers: Array, target: Target, types: frozenset[ir.DataType]) -> 
         types: The types that the model can store.
     """
     low, high = int(integers.min()), int(integers.max())
+    if integers.itemsize == 4:
+        yield from narrower(bits_needed(low, high))
+        return
     shift = common_shift(integers)
     bits, signed = bits_needed(low >> shift, high >> shift), low < 0
     if bits < 8 * integers.itemsize:
@@ -141,6 +146,14 @@ def packings(integers: Array, target: Target, types: frozenset[ir.DataType]) -> 
         yield Packing(low, (Part(shift, None, 0, count, low),))
     elif count > 1 and bits_needed(0, count - 1) < bits:
         yield Packing(low, tuple(parts_of(bits_needed(0, count - 1), shift, False, low)))
+
+
+def narrower(bits: int) -> Iterator[Packing]:
+    """Biases: few numbers, of which a type of half or a quarter of the bytes may hold all."""
+    for width in (8, 16):
+        if bits <= width:
+            least = -(1 << (width - 1))
+            yield Packing(0, (Part(0, None, least, 1 << width, least, NATIVE[width, True]),))
 
 
 def parts_of(

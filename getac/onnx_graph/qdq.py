@@ -1,6 +1,6 @@
 """Writes quantizers down as QuantizeLinear and DequantizeLinear, in the forms that onnxruntime fuses.
 
-Activations are UINT8 and weights INT8, zero points are always explicit (Gemm does not fuse without one),
+Activations are UINT8 and weights INT8, their zero points are explicit (Gemm does not fuse without one),
 and a lattice with fewer than 256 integers is cut by a Clip on the integers, which fuses where a float Clip
 would not. onnxruntime has no Clip of 16-bit integers: these are cut as INT32.
 """
@@ -229,8 +229,11 @@ def dequantized_weight(layer: ir.Node, name: str, weight: Floats, quantizer: Qua
 
 
 def dequantized_bias(layer: ir.Node, name: str, integers: npt.NDArray[np.int32], scale: Floats) -> ir.Value:
-    """INT32 bias -> DequantizeLinear; the scale must be exactly s_x s_w, or QGemm is silently wrong."""
-    return dequantized(layer, name, integers, scale, np.zeros(scale.shape, np.int32), 0)
+    """INT32 bias -> DequantizeLinear; the scale must be exactly s_x s_w, or QGemm is silently wrong.
+
+    It has no zero point, which of INT32 is 0 anyway and weighs as much as the bias.
+    """
+    return dequantized(layer, name, integers, scale, None, 0)
 
 
 def stored_integers(weight: Floats, quantizer: Quantizer) -> tuple[Array, int]:
@@ -247,14 +250,14 @@ def stored_integers(weight: Floats, quantizer: Quantizer) -> tuple[Array, int]:
 
 
 def dequantized(
-    layer: ir.Node, name: str, integers: Array, steps: Floats, zeros: Array, axis: int | None
+    layer: ir.Node, name: str, integers: Array, steps: Floats, zeros: Array | None, axis: int | None
 ) -> ir.Value:
     graph = graph_of(layer)
     stored = add_initializer(graph, f"{name}.int", integers)
     scale = add_initializer(graph, f"{name}.scale", steps.astype(np.float32))
-    zero = add_initializer(graph, f"{name}.zero_point", zeros)
+    zero = [] if zeros is None else [add_initializer(graph, f"{name}.zero_point", zeros)]
     attributes = {} if axis is None else {"axis": axis}
-    inputs: list[ir.Value | None] = [stored, scale, zero]
+    inputs: list[ir.Value | None] = [stored, scale, *zero]
     node = new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", ir.DataType.FLOAT, **attributes)
     graph.insert_before(layer, node)
     return node.outputs[0]

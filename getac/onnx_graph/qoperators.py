@@ -19,10 +19,13 @@ import onnx_ir as ir
 
 from getac.onnx_graph.edit import Array, add_initializer, array_of, is_stored, unique_name
 
-__all__ = ["QOPERATORS", "Expansion", "Refused", "expand", "is_qoperator", "put_in_place"]
+__all__ = ["DYNAMIC", "QOPERATORS", "Expansion", "Refused", "expand", "is_qoperator", "put_in_place"]
 
 STANDARD, MICROSOFT = ("", "ai.onnx"), ("com.microsoft",)
 Value = ir.Value | None
+
+DYNAMIC = "getac.dynamic"
+"""Marks a stored weight, in its `meta`, whose layer quantized its activations as it ran."""
 
 
 class Refused(Exception):

@@ -63,8 +63,16 @@ def row_steps(rows: npt.NDArray[np.float32], bits: int) -> tuple[npt.NDArray[np.
 
 
 def record_of(weight: npt.NDArray[np.float32], steps: npt.NDArray[np.float32], axis: int | None) -> Quantizer:
-    """The lattice from the least to the greatest multiple that occurs, and symmetric where it is signed."""
+    """The lattice from the least to the greatest multiple that occurs.
+
+    A signed one is symmetric, or has one more below where that is a power of two: all integers of a type.
+    """
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     multiples = np.rint(weight / (steps.reshape(shape) if axis is not None else steps))
-    top = max(int(np.abs(multiples).max()), 1)
-    return Quantizer(steps, -top if multiples.min() < 0 else 0, top, axis)
+    least, top = int(multiples.min()), max(int(multiples.max()), 1)
+    if least >= 0:
+        return Quantizer(steps, 0, top, axis)
+    if top < -least and -least & (-least - 1) == 0 and least < -1:
+        return Quantizer(steps, least, -least - 1, axis)
+    top = max(top, -least)
+    return Quantizer(steps, -top, top, axis)

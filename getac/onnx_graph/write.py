@@ -185,6 +185,7 @@ def _serialize(model: ir.Model, placeholders: dict[ir.Value, ir.TensorProtocol],
         for value, tensor in originals.items():
             value.const_value = tensor
     proto.producer_name, proto.producer_version = "getac", _version()
+    _drop_implied_types(proto.graph)
     if proto.ByteSize() > _MAX_PROTO_BYTES:
         raise OutputError(
             "the model does not fit into one ONNX file",
@@ -194,6 +195,27 @@ def _serialize(model: ir.Model, placeholders: dict[ir.Value, ir.TensorProtocol],
             hint="write it with external data",
         )
     return bytes(proto.SerializeToString())
+
+
+def _drop_implied_types(graph: onnx.GraphProto) -> None:
+    """Leaves out what stored tensors and ONNX's own operators say themselves; shapes of results stay.
+
+    A quantized network of narrow layers has many small tensors: this is some percent of its file.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    typed = {name for node in graph.node if node.domain in ("", "ai.onnx") for name in node.output}
+    kept = [
+        value
+        for value in graph.value_info
+        if value.name not in stored
+        and not (value.name in typed and value.type.HasField("tensor_type") and not _has_shape(value))
+    ]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.tensor_type.HasField("shape")
 
 
 def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -60,7 +60,7 @@ def check_finite(
     Raises:
         GetacError: A gradient is NaN or infinite; names the step and the layer.
     """
-    gradients = [one.grad for one in params if one.grad is not None]
+    gradients = [gradient for one in params if (gradient := one.grad) is not None]
     if all(finite_on_each_device(gradients)):
         buffers.keep()
         return

@@ -16,6 +16,8 @@ def join(tensors: Sequence[Tensor]) -> Tensor:
     Args:
         tensors: At least one; of one device.
     """
+    if all(one.ndim == 1 for one in tensors):
+        return torch.cat(tensors)  # type: ignore[arg-type]  # any sequence will do
     joined: Tensor = torch.ops.aten.flatten_dense_tensors.default(tensors)
     return joined
 

@@ -29,11 +29,11 @@ has clip = |x| and R = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from getac.errors import OptionError
@@ -77,8 +77,8 @@ class JointConstants:
                 )
 
 
-Rates = float | Tensor | Mapping[nn.Parameter, float | Tensor]
-"""The learning rate alpha: one for all, or one for each parameter."""
+Rates = float | Tensor | Sequence[float | Tensor]
+"""The learning rate alpha: one for all, or one for each of `JointUpdate.parameters`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class JointUpdate:
         )
         self._dtype = torch.float64 if doubles else torch.float32
         rows = [one for piece in self._pieces for one in piece.rows]
-        self._parameters = [one.entry.parameter for one in rows]
+        self.parameters = [one.entry.parameter for one in rows]
         sizes = torch.tensor([len(one.index) for one in rows], dtype=torch.long)
         self._parameter_of = torch.repeat_interleave(sizes).to(table.device)
         layers = max((len(one.owners) for one in rows), default=1)
@@ -195,17 +195,17 @@ class JointUpdate:
 
     def _per_rate(self, rates: Rates) -> Tensor:
         """1 / alpha of each row; a rate of 0 has moved nothing."""
-        if not isinstance(rates, Mapping):
-            alpha = torch.as_tensor(rates, dtype=torch.float64)
-            return torch.where(alpha > 0, 1 / alpha, 0.0).to(self._owners.device)
-        device, each = self._owners.device, [rates[one] for one in self._parameters]
+        device, each = self._owners.device, rates if isinstance(rates, Sequence) else [rates]
         same = {id(one): one for one in each}  # a few groups, of hundreds of parameters
         alpha = torch.stack(
             [torch.as_tensor(one, dtype=torch.float64, device=device) for one in same.values()]
         )
+        inverse = torch.where(alpha > 0, 1 / alpha, 0.0)
+        if len(same) == 1:
+            return inverse
         position = {key: i for i, key in enumerate(same)}
         index = torch.tensor([position[id(one)] for one in each]).to(device)
-        return torch.where(alpha > 0, 1 / alpha, 0.0)[index][self._parameter_of]
+        return inverse[index][self._parameter_of]
 
     def _gamma(self, moves: Moves, ramp: float) -> Tensor:
         """gamma of each unit before the loop; shape (units + 1,), the last one of nobody."""

@@ -210,8 +210,10 @@ class QASSO(Optimizer):
             self._joint = None
         if self._joint is None:
             self._joint = JointUpdate(self.table, self.position.redundant, self.constants)
+            group_of = {one: group for group in self.param_groups for one in group["params"]}
+            self._rated = [group_of[one] for one in self._joint.parameters]
         held = self._joint.gather()
-        rates = {one: group["lr"] for group in self.param_groups for one in group["params"]}
+        rates = [group["lr"] for group in self._rated]
         self.base.step()
         self._joint.apply(held, rates, moment.step_in_period, moment.period_length)
 

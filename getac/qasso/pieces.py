@@ -1,11 +1,12 @@
 """What redundant units own, in pieces that are computed with at once.
 
 Vectors without a quantizer (biases, norms) are one piece all together: there are many, and each is short.
+Rows of equal length share a piece as long as it stays in the cache: a call costs as much as a short row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +22,7 @@ from getac.training.quantizers import PlacedQuantizer
 __all__ = ["Held", "Piece", "pieces_of"]
 
 HALVES = (torch.float16, torch.bfloat16)
+SHARED = 1 << 17  # elements of a piece that several entries share, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +43,10 @@ class Held:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """The redundant rows of one entry, or of many vectors that nothing quantizes.
+    """The redundant rows of one entry, of several with rows of equal length, or of many vectors.
 
     Args:
+        rows: Of several entries only if their dimension is the first, and all or none have steps.
         is_plain: Whether the exponent of the quantizer is 1 for good.
         kept: Memory for the rows from before the step.
     """
@@ -52,10 +55,15 @@ class Piece:
     is_plain: bool = True
     kept: Scratch = field(default_factory=Scratch, repr=False)
 
-    @property
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of rows of each entry."""
+        return [len(one.index) for one in self.rows]
+
+    @cached_property
     def size(self) -> int:
         """n"""
-        return sum(len(one.index) for one in self.rows)
+        return sum(self.sizes)
 
     @property
     def quantizer(self) -> PlacedQuantizer | None:
@@ -69,6 +77,11 @@ class Piece:
     def has_slots(self) -> bool:
         """Whether each row has a step, which may be that of all rows."""
         return self.quantizer is not None and self.steers
+
+    @cached_property
+    def is_short(self) -> bool:
+        """Whether it is made of vectors that nothing quantizes."""
+        return is_short(self.rows[0])
 
     @cached_property
     def vectors(self) -> list[Tensor]:
@@ -86,25 +99,35 @@ class Piece:
 
     def read(self, memory: Scratch) -> Tensor:
         """The rows as they are now; shape (n, len), float32 at least."""
-        if len(self.rows) > 1:
+        if self.is_short:
             return widened(join(self.vectors)[self.places, None])
-        (one,) = self.rows
+        one = self.rows[0]
         parameter, dimension = one.entry.parameter, one.entry.dimension
+        if not dimension:
+            return self._read_first(memory.take("rows", (self.size, length_of(one)), parameter))
         shape = (*parameter.shape[:dimension], len(one.index), *parameter.shape[dimension + 1 :])
-        rows = one.gather(parameter, out=memory.take("rows", shape, parameter))
-        return flat(rows, dimension)
+        return flat(one.gather(parameter, out=memory.take("rows", shape, parameter)), dimension)
+
+    def _read_first(self, x: Tensor) -> Tensor:
+        """Where the rows are indices of the first dimension: each entry's into its part of the memory."""
+        for one, own in zip(self.rows, x.split(self.sizes), strict=True):
+            parameter = one.entry.parameter
+            one.gather(parameter, out=own.view(-1, *parameter.shape[1:]))
+        return widened(x)
 
     def add(self, change: Tensor) -> None:
         """Adds to the rows; shape (n, len)."""
-        if len(self.rows) > 1:
+        if self.is_short:
             numbers = join(self.vectors)
             part(numbers.index_add_(0, self.places, change[:, 0].to(numbers.dtype)), self.vectors)
             return
-        (one,) = self.rows
-        parameter, dimension = one.entry.parameter, one.entry.dimension
-        others = [size for i, size in enumerate(parameter.shape) if i != dimension]
-        shaped = change.view(len(change), *others).movedim(0, dimension)
-        parameter.index_add_(dimension, one.index, shaped.to(parameter.dtype))
+        for one, own in zip(self.rows, change.split(self.sizes), strict=True):
+            parameter, dimension = one.entry.parameter, one.entry.dimension
+            others = [size for i, size in enumerate(parameter.shape) if i != dimension]
+            shaped = own.view(len(own), *others)
+            if dimension:
+                shaped = shaped.movedim(0, dimension)
+            parameter.index_add_(dimension, one.index, shaped.to(parameter.dtype))
 
     def fill(self) -> None:
         for one in self.rows:
@@ -158,12 +181,43 @@ class Piece:
 
 def pieces_of(rows: Sequence[Rows]) -> list[Piece]:
     """The pieces; they are in another order than the rows."""
-    short = [one for one in rows if one.entry.quantizer is None and one.entry.parameter.ndim == 1]
-    pieces = [Piece([one], is_plain(one.entry.quantizer)) for one in rows if one not in short]
-    by_type: dict[torch.dtype, list[Rows]] = {}
-    for one in short:
-        by_type.setdefault(one.entry.parameter.dtype, []).append(one)
-    return [*pieces, *(Piece(several) for several in by_type.values())]
+    alike: dict[Hashable, list[Rows]] = {}
+    for one in rows:
+        alike.setdefault(kind_of(one), []).append(one)
+    shared = [several for kind in alike.values() for several in ([kind] if is_short(kind[0]) else packed(kind))]
+    return [Piece(several, is_plain(several[0].entry.quantizer)) for several in shared]
+
+
+def kind_of(one: Rows) -> Hashable:
+    """Rows of the same kind can share a piece."""
+    quantizer, dtype = one.entry.quantizer, one.entry.parameter.dtype
+    if is_short(one):
+        return dtype
+    if one.entry.dimension or not is_plain(quantizer) or (quantizer is not None and not one.entry.steers):
+        return id(one)
+    return dtype, length_of(one), quantizer is None
+
+
+def is_short(one: Rows) -> bool:
+    return one.entry.quantizer is None and one.entry.parameter.ndim == 1
+
+
+def length_of(one: Rows) -> int:
+    return one.entry.parameter[0].numel()
+
+
+def packed(rows: Sequence[Rows]) -> Iterator[list[Rows]]:
+    """Some of the rows at a time, in their order."""
+    chosen: list[Rows] = []
+    size = 0
+    for one in rows:
+        own = len(one.index) * length_of(one)
+        if chosen and size + own > SHARED:
+            yield chosen
+            chosen, size = [], 0
+        chosen.append(one)
+        size += own
+    yield chosen
 
 
 def is_plain(quantizer: PlacedQuantizer | None) -> bool:
@@ -172,7 +226,8 @@ def is_plain(quantizer: PlacedQuantizer | None) -> bool:
 
 def flat(tensor: Tensor, dimension: int) -> Tensor:
     """A dimension, and all others in one."""
-    return widened(tensor.movedim(dimension, 0).reshape(tensor.shape[dimension], -1))
+    first = tensor.movedim(dimension, 0) if dimension else tensor
+    return widened(first.reshape(len(first), -1))
 
 
 def widened(tensor: Tensor) -> Tensor:

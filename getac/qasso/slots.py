@@ -11,6 +11,7 @@ from torch import Tensor
 from getac.kernels.lattice import EXPONENTS, GREATEST, LEAST
 from getac.qasso.joined import join, part
 from getac.qasso.pieces import Piece
+from getac.qasso.units import Rows
 from getac.training.quantizers import PlacedQuantizer
 
 __all__ = ["Slots", "Steps"]
@@ -37,20 +38,22 @@ class Slots:
     """A slot is the step of one row, or that of a whole parameter."""
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device) -> None:
-        self._pieces = [one for one in pieces if one.steers]
-        self._quantizers = [one.quantizer for one in self._pieces if one.quantizer is not None]
-        counts = [slots_in(one) for one in pieces]
+        rows = [one for piece in pieces for one in piece.rows]
+        steered = [(one, one.entry.quantizer) for one in rows if one.entry.steers]
+        placed = [(one, quantizer) for one, quantizer in steered if quantizer is not None]
+        self._quantizers = [quantizer for _, quantizer in placed]
+        counts = [slots_in(one) for one in rows]
         self.total_count = sum(counts)
-        self.of_row = rows_of(pieces, counts).to(device)
+        self.of_row = rows_of(rows, counts).to(device)
         sizes = torch.tensor([count for count in counts if count], dtype=torch.long)
         self._owner = torch.repeat_interleave(sizes).to(device)
-        self._place = places_of(self._pieces, self._quantizers).to(device)
+        self._place = places_of(placed).to(device)
         bounds = [(one.bits.top(one.bits.most), one.bits.top(one.bits.least)) for one in self._quantizers]
         tops = torch.tensor(bounds, dtype=torch.float64).view(-1, 2).to(device)[self._owner]
         self._most, self._least = tops.unbind(1)
         signs = [float(one.bits.signed) for one in self._quantizers]
         self._signed = torch.tensor(signs, dtype=torch.float64).to(device)[self._owner]
-        self._is_plain = all(one.is_plain for one in self._pieces)
+        self._is_plain = all(one.is_plain for one in pieces if one.steers)
 
     def _gather(self, tensors: Sequence[Tensor]) -> Tensor:
         """d or q_m of every slot."""
@@ -86,27 +89,27 @@ class Slots:
         return torch.cat([values, values.new_full((1,), none)])[self.of_row]
 
 
-def slots_in(piece: Piece) -> int:
-    if not piece.steers or piece.quantizer is None:
+def slots_in(one: Rows) -> int:
+    if not one.entry.steers or one.entry.quantizer is None:
         return 0
-    return piece.size if piece.quantizer.d.ndim else 1
+    return len(one.index) if one.entry.quantizer.d.ndim else 1
 
 
-def rows_of(pieces: Sequence[Piece], counts: Sequence[int]) -> Tensor:
+def rows_of(rows: Sequence[Rows], counts: Sequence[int]) -> Tensor:
     """The slot of each row; the one after the last where there is none."""
     parts, start = [], 0
-    for one, count in zip(pieces, counts, strict=True):
-        own = torch.arange(count) if count > 1 else torch.zeros(one.size, dtype=torch.long)
+    for one, count in zip(rows, counts, strict=True):
+        own = torch.arange(count) if count > 1 else torch.zeros(len(one.index), dtype=torch.long)
         parts.append(own + (start if count else sum(counts)))
         start += count
     return torch.cat([*parts, torch.zeros(0, dtype=torch.long)])
 
 
-def places_of(pieces: Sequence[Piece], quantizers: Sequence[PlacedQuantizer]) -> Tensor:
+def places_of(placed: Sequence[tuple[Rows, PlacedQuantizer]]) -> Tensor:
     """Where the step of each slot stands among all steps of the quantizers."""
     parts, start = [torch.zeros(0, dtype=torch.long)], 0
-    for piece, quantizer in zip(pieces, quantizers, strict=True):
-        own = piece.rows[0].index.cpu() if quantizer.d.ndim else torch.zeros(1, dtype=torch.long)
+    for one, quantizer in placed:
+        own = one.index.cpu() if quantizer.d.ndim else torch.zeros(1, dtype=torch.long)
         parts.append(own + start)
         start += quantizer.d.numel()
     return torch.cat(parts)

@@ -58,8 +58,10 @@ def base_optimizer(
     check_rate("step_lr", of_steps)
     given = list(module.parameters()) if params is None else listed_params(params)
     ranges, steps = quantizer_parameters(module)
+    together = {} if options.keys() & {"foreach", "fused", "differentiable"} else {"foreach": True}
     apart = [
         {"params": [one for one in found if one.requires_grad], "lr": rate, "weight_decay": 0.0}
+        | ({} if isinstance(rate, Tensor) else together)  # many tiny tensors: calls are what they cost
         for found, rate in ((ranges, of_ranges), (steps, of_steps))
     ]
     groups = [*weight_groups(module, given), *apart]

@@ -40,7 +40,7 @@ def check_same(
         model: What the module was made of.
 
     Raises:
-        BadInputError: They differ in names or shapes.
+        BadInputError: They differ in names, shapes or kinds of numbers.
     """
     wrong = list(differences(own, saved, cut))
     if wrong:
@@ -60,9 +60,17 @@ def differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], cut: boo
         here, there = own[name].shape, saved[name].shape
         if not (here == there if cut else fits_into(there, here)):
             yield f"{name} has shape {tuple(here)} in the model, {tuple(there)} in the file"
+        if not is_cast(own[name].dtype, saved[name].dtype):
+            yield f"{name} is {own[name].dtype} in the model, {saved[name].dtype} in the file"
     if cut:
         known = {id(own[name]) for name in saved if name in own}
         yield from (f"{n} is not in the file" for n, one in once(own).items() if id(one) not in known)
+
+
+def is_cast(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether a module that was cast may have the one type for the other: floats stay floats."""
+    kinds = [(dtype.is_floating_point, dtype.is_complex) for dtype in (one, other)]
+    return one == other or (kinds[0] == kinds[1] and any(kinds[0]))
 
 
 def fits_into(small: torch.Size, large: torch.Size) -> bool:

@@ -201,7 +201,7 @@ def test_tables_are_shared_by_layers(build):
 
 def test_tiny_weights_stay(build):
     """Nodes and names would take more than the bits that are saved."""
-    model = gemm(build, integers(4, (8, 16)))
+    model = gemm(build, integers(4, (4, 16)))
     before = [node.op_type for node in model.graph]
     state = packed(model)
     assert [node.op_type for node in model.graph] == before and not state.records[0].changed
@@ -238,6 +238,32 @@ def test_matrices_with_float_activations_keep_their_kernel(build, bits, block, s
     assert kernels(model) == ["MatMulNBits"]
     assert_packed_exactly(model, target, columns=256)
     assert 8 * data_bytes(model) / (256 * 192) <= bits + 0.02
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("greatest", "dtype"), [(127, "INT8"), (2**15 - 1, "INT16"), (2**15, "INT32")])
+def test_biases_are_stored_in_the_type_that_holds_them(build, greatest, dtype, target):
+    model = gemm(build, integers(8))
+    bias = model.graph.initializers["b"]
+    numbers = np.random.default_rng(0).integers(-greatest, greatest + 1, 256).astype(np.int32)
+    numbers[0] = greatest
+    bias.const_value = ir.tensor(numbers, name="b")
+    assert_packed_exactly(model, target)
+    assert kernels(model) == ["QGemm", "QuantizeLinear"]
+    stored = [v for v in model.graph.initializers.values() if v.name in ("b", f"b.{dtype.lower()}")]
+    assert [value.dtype.name for value in stored] == [dtype]
+    state = State(read_proto(ir.to_proto(model)))  # and is a bias again, without a record
+    Pipeline([FoldQuantizers(), RemoveDead()]).run(state)
+    (node,) = state.model.graph
+    floats = numbers * (F32(0.02) * np.linspace(0.005, 0.02, 256, dtype=F32))
+    np.testing.assert_array_equal(node.inputs[2].const_value.numpy(), floats.astype(F32))
+    assert node.inputs[2] not in state.quantizers and node.inputs[1] in state.quantizers
+
+
+def test_other_integers_of_32_bits_stay(build):
+    text = "(int64[N] i) => (float[N,64] y) { r = Gather(t, i) y = Cast<to=1>(r) }"
+    model = build(text, t=np.arange(6400, dtype=np.int32).reshape(100, 64))
+    assert not packed(model).records[0].changed
 
 
 def test_a_second_run_changes_nothing(build):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
+import pytest
 
 from getac.executed import executed_kernels
-from getac.passes import ShareStorage
+from getac.passes import FoldQuantizers, RemoveDead, ShareStorage
 from getac.pipeline import Fact, Pipeline, State
 from getac.runtime import open_session, run
 
@@ -16,6 +18,13 @@ TIED = """(int64[N] i, float[N,64] x) => (float[N,64] a, float[N,300] y) {
     a = Mul(c, s)
     d = DequantizeLinear<axis=1>(w, s300)
     y = MatMul(x, d)
+}"""
+GEMM = """(float[N,64] x) => (float[N,300] y) {
+    q = QuantizeLinear(x, s, z)
+    d = DequantizeLinear(q, s, z)
+    wd = DequantizeLinear<axis=0>(w, ws, wz)
+    bd = DequantizeLinear<axis=0>(b, bs)
+    y = Gemm<transB=1>(d, wd, bd)
 }"""
 
 
@@ -66,3 +75,63 @@ def test_types_are_told_apart(build):
         c = Cast<to=1>(a) \n d = Cast<to=1>(b) \n e = Add(c, d) \n y = Add(x, e) }"""
     model = build(text, a=np.zeros(16, np.int8), b=np.zeros(16, np.uint8))
     assert not shared(model).records[-1].changed
+
+
+def gemm(build, units=300, **tensors):
+    steps = np.random.default_rng(2).uniform(0.01, 0.02, units).astype(F32)
+    known = {
+        **{"s": F32(0.03), "z": np.uint8(128), "ws": steps, "wz": np.zeros(units, np.int8)},
+        **{"w": integers(units, 64), "b": np.arange(units, dtype=np.int32), "bs": F32(0.03) * steps},
+    }
+    return build(GEMM.replace("300", str(units)), **{**known, **tensors})
+
+
+def test_the_scale_of_a_bias_is_multiplied_at_load(build):
+    model = gemm(build)
+    feeds = {"x": np.random.default_rng(1).normal(size=(2, 64)).astype(F32)}
+    before = [run(open_session(model, optimize=one), feeds)["y"] for one in (False, True)]
+    running = sorted(node.op_type for node in executed_kernels(model))
+    shared(model)
+    assert "bs" not in model.graph.initializers
+    (node,) = [node for node in model.graph if node.op_type == "Mul"]
+    assert (node.name, node.outputs[0].name, [value.name for value in node.inputs]) == (
+        *("bs", "bs"),
+        ["s", "ws"],
+    )
+    assert sorted(node.op_type for node in executed_kernels(model)) == running == ["QGemm", "QuantizeLinear"]
+    after = [run(open_session(model, optimize=one), feeds)["y"] for one in (False, True)]
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_the_bias_of_such_a_scale_is_read_again(build):
+    model = gemm(build)
+    bias = model.graph.initializers["b"].const_value.numpy() * model.graph.initializers["bs"].const_value.numpy()
+    shared(model)
+    state = State(model)
+    Pipeline([FoldQuantizers(), RemoveDead()]).run(state)
+    assert not state.refusals
+    (node,) = model.graph
+    np.testing.assert_array_equal(node.inputs[2].const_value.numpy(), bias.astype(F32))
+
+
+def test_a_second_run_multiplies_nothing(build):
+    model = gemm(build)
+    shared(model)
+    assert not shared(model).records[-1].changed
+
+
+@pytest.mark.parametrize("units", [4, 300])
+def test_other_or_few_scales_stay_stored(build, units):
+    """One unit in the last place is another number; few are shorter than a node."""
+    model = gemm(build, units)
+    if units == 300:
+        scale = model.graph.initializers["bs"]
+        other = np.nextafter(scale.const_value.numpy(), F32(1))
+        scale.const_value = ir.tensor(other, name="bs")
+    assert not shared(model).records[-1].changed
+
+
+def test_a_scale_with_other_readers_stays(build):
+    text = GEMM.replace("y = Gemm<transB=1>(d, wd, bd)", "g = Gemm<transB=1>(d, wd, bd) y = Add(g, bs)")
+    tensors = {name: value.const_value.numpy() for name, value in gemm(build).graph.initializers.items()}
+    assert not shared(build(text, **tensors)).records[-1].changed

@@ -193,7 +193,7 @@ def test_one_learning_rate_for_each_parameter() -> None:
         give_gradients(module, mixed_gradients, 3)
         held = update.gather()
         SGD(module.parameters(), lr=0.05).step()
-        rates = 0.05 if single else {parameter: torch.tensor(0.05) for parameter in module.parameters()}
+        rates = 0.05 if single else [torch.tensor(0.05) for _ in update.parameters]
         update.apply(held, rates, 0, 5)
         found.append(snapshot(module).values())
     for one, other in zip(*found, strict=True):

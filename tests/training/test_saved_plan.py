@@ -161,3 +161,15 @@ def test_a_failure_after_the_cut_leaves_the_model_as_it_was(path: Path) -> None:
     assert all(one is other for one, other in zip(objects, model.parameters(), strict=True))
     write(path, plan, tensors)
     assert getac.load(model, path).get_parameter("0.weight").shape == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0.weight_quantizer.d"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_refuses_numbers_of_another_kind(path: Path, name: str, dtype: torch.dtype) -> None:
+    plan, tensors = read(path)
+    write(path, plan, tensors | {f"model/{name}": tensors[f"model/{name}"].to(dtype)})
+    model = net()
+    with pytest.raises(BadInputError, match="another model") as caught:
+        getac.load(model, path)
+    assert f"{name} is torch.float32 in the model, {dtype} in the file" in str(caught.value.found)
+    assert model.get_parameter("0.weight").shape == (6, 4)
