@@ -203,7 +203,8 @@ def nodes_by_name(model: ir.Model) -> dict[str, ir.Node]:
 
 def run_as(model: ir.Model) -> dict[str, Kernel]:
     """What onnxruntime runs each layer as, read from its own optimised graph."""
-    layers = {n.name: also_cast(trace_layer(n)) for n in model.graph if n.op_type in LAYERS and n.name}
+    kinds = (*LAYERS, "MatMulInteger")  # a MatMul that quantizes its activations as it runs
+    layers = {n.name: also_cast(trace_layer(n)) for n in model.graph if n.op_type in kinds and n.name}
     return layer_kernels(layers, executed_kernels(model))
 
 

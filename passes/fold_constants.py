@@ -176,7 +176,10 @@ def rearranged(
         return record
     if node.op_type == "Transpose":
         order = list(permutation(node) or reversed(range(len(before))))
-        return replace_axis(record, order.index(record.axis))
+        step = record.step if record.block is None else record.step.transpose(order)
+        return Quantizer(step, record.low, record.high, order.index(record.axis), record.block)
+    if record.block is not None:
+        return None
     outside, size = math.prod(before[: record.axis]), before[record.axis]
     for axis, length in enumerate(after):
         if length == size and math.prod(after[:axis]) == outside:

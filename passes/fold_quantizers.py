@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from getac.onnx_graph.centring import centred
 from getac.onnx_graph.edit import (
     Array,
     add_initializer,
@@ -58,7 +59,7 @@ __all__ = ["FoldQuantizers"]
 
 @dataclass(frozen=True)
 class FoldQuantizers:
-    """Folds per-tensor and per-channel Q/DQ pairs of integers up to 16 bits, and INT32 biases."""
+    """Folds Q/DQ pairs of integers up to 16 bits, per tensor, channel or block, and INT32 biases."""
 
     name: ClassVar[str] = "fold-quantizers"
     needs: ClassVar[frozenset[Fact]] = frozenset()
@@ -130,14 +131,19 @@ def fold_stored(node: ir.Node, integers: ir.Value, between: list[ir.Node], state
     if output.is_graph_output():
         raise Refused("a stored tensor is an output of the graph")
     known = range_of(integers.dtype, between)
-    quantizer = record_of(node, known, array_of(integers).shape)
-    scale, zero = parameters(node)
-    centred = array_of(integers).astype(np.int64).clip(*known) - zero.astype(np.int64).reshape(-1)[:1]
-    stored = store(node.graph, integers, centred, quantizer, ir.DataType.from_numpy(scale.dtype))
-    if integers.dtype is not ir.DataType.INT32:  # a bias takes the scale of its layer when it is lowered
+    around_zero, quantizer = centred(node, array_of(integers).astype(np.int64).clip(*known), known)
+    dtype = ir.DataType.from_numpy(parameters(node)[0].dtype)
+    stored = store(node.graph, integers, around_zero, quantizer, dtype)
+    if read_as(integers, between) is not ir.DataType.INT32:  # a bias takes the scale of its layer later
         state.quantizers[stored] = quantizer
     stored.meta.update(integers.meta)
     replace_and_remove(node, output, stored)
+
+
+def read_as(integers: ir.Value, between: list[ir.Node]) -> ir.DataType | None:
+    """The type of stored integers behind what casts them."""
+    casts = [node.attributes.get_int("to", 0) for node in between if node.op_type == "Cast"]
+    return ir.DataType(casts[-1]) if casts else integers.dtype
 
 
 def fold_pair(node: ir.Node, quantize: ir.Node, between: list[ir.Node], state: State) -> None:

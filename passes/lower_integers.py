@@ -93,7 +93,8 @@ def lower_layer(node: ir.Node, state: State) -> ir.Node:
     input_step = np.float32(state.quantizers[x].step)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
     free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
-    finer = finer_lattice(weights.quantizer, state.quantizers[x])
+    no_bias = weights.bias is None  # then a head that is tied to a table keeps the table's integers
+    finer = weights.quantizer if no_bias else finer_lattice(weights.quantizer, state.quantizers[x])
     steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
     quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import Array, array_of, is_stored
-from getac.onnx_graph.qdq import new_node
+from getac.onnx_graph.qdq import cast, new_node
 from getac.pipeline import Effect, Fact, State
 
 __all__ = ["ShareStorage"]
@@ -29,14 +29,19 @@ LEAST_ENTRIES = 8  # OpenVINO fuses less where activations share a zero point
 LAYERS = ("Conv", "Gemm")
 NODE_BYTES = 12
 """What a node takes more in a file than a stored tensor, beside names and data."""
-TRANSPOSED = (ir.DataType.INT8, ir.DataType.UINT8)
+TRANSPOSED = {
+    ir.DataType.INT8: ir.DataType.INT8,
+    ir.DataType.UINT8: ir.DataType.UINT8,
+    ir.DataType.INT4: ir.DataType.INT8,
+}
+"""The type of a tensor -> that of a table which it can be made of; of INT4 by a Cast."""
 
 Key = tuple[ir.DataType, tuple[int, ...], bytes]
 
 
 @dataclass(frozen=True)
 class ShareStorage:
-    """Merges tensors of equal bytes, 8-bit integers also transposed; multiplies the scales of biases."""
+    """Merges equal tensors, integers also where one is a table, transposed; multiplies scales of biases."""
 
     name: ClassVar[str] = "share-storage"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.LOWERED})
@@ -49,15 +54,14 @@ class ShareStorage:
         for layer in list(graph):
             if layer.op_type in LAYERS and len(layer.inputs) > 2:
                 multiply_scales(graph, layer)
-        first: dict[Key, ir.Value] = {}
+        first: dict[Key | None, ir.Value] = {}
         stored = [value for value in graph.initializers.values() if is_candidate(value)]
         for value in sorted(stored, key=is_table, reverse=True):  # tables first: others are made of them
-            same = first.setdefault(key_of(value, array_of(value)), value)
+            same = first.setdefault(key_of(value.dtype, array_of(value)), value)
             if same is not value:
                 replace(graph, value, same)
         for value in first.values():
-            turnable = value.dtype in TRANSPOSED and len(value.shape or ()) == 2
-            other = first.get(key_of(value, array_of(value).T)) if turnable else None
+            other = first.get(turned_key(value)) if len(value.shape or ()) == 2 else None
             if other is not None and other is not value and is_table(other) and not is_table(value):
                 transpose(graph, value, other)
 
@@ -72,11 +76,17 @@ def is_table(value: ir.Value) -> bool:
     return any(user.op_type == "Gather" and index == 0 for user, index in value.uses())
 
 
-def key_of(value: ir.Value, array: Array) -> Key:
+def key_of(dtype: ir.DataType | None, array: Array) -> Key:
     """What equal tensors have in common; two that have it are equal."""
-    assert value.dtype is not None
+    assert dtype is not None
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
-    return value.dtype, array.shape, digest
+    return dtype, array.shape, digest
+
+
+def turned_key(value: ir.Value) -> Key | None:
+    """The key of a table that a matrix is the transposition of."""
+    dtype = TRANSPOSED.get(value.dtype) if value.dtype is not None else None
+    return None if dtype is None else key_of(dtype, array_of(value).T.astype(dtype.numpy(), copy=False))
 
 
 def replace(graph: ir.Graph, value: ir.Value, other: ir.Value) -> None:
@@ -87,12 +97,15 @@ def replace(graph: ir.Graph, value: ir.Value, other: ir.Value) -> None:
 
 def transpose(graph: ir.Graph, value: ir.Value, other: ir.Value) -> None:
     """Makes a stored tensor of another one, in front of what first reads it."""
-    assert value.dtype is not None
-    node = new_node(graph, "Transpose", [other], f"{value.name}.transposed", value.dtype)
-    node.attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+    assert value.dtype is not None and other.dtype is not None
+    turned = new_node(graph, "Transpose", [other], f"{value.name}.transposed", other.dtype)
+    turned.attributes["perm"] = ir.AttrInt64s("perm", [1, 0])
+    nodes = [turned]
+    if value.dtype is not other.dtype:
+        nodes.append(cast(graph, turned.outputs[0], f"{value.name}.narrow", value.dtype))
     users = {user for user, _ in value.uses()}
-    graph.insert_before(next(one for one in graph if one in users), node)
-    replace(graph, value, node.outputs[0])
+    graph.insert_before(next(one for one in graph if one in users), nodes)
+    replace(graph, value, nodes[-1].outputs[0])
 
 
 def multiply_scales(graph: ir.Graph, layer: ir.Node) -> None:

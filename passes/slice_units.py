@@ -91,9 +91,11 @@ def slice_module(state: State, analysis: Analysis, choice: Choice) -> None:
 def slice_quantizers(state: State, analysis: Analysis, choice: Choice) -> None:
     for value, quantizer in state.quantizers.items():
         axes = analysis.axes.get(value)
-        if axes is not None and quantizer.axis is not None:
-            mask = kept(axes[quantizer.axis], choice.masks)
-            state.quantizers[value] = quantizer.take(mask, quantizer.axis)
+        if axes is None or quantizer.axis is None:
+            continue
+        for dimension in range(len(axes)) if quantizer.block is not None else (quantizer.axis,):
+            mask = kept(axes[dimension], choice.masks)
+            state.quantizers[value] = state.quantizers[value].take(mask, dimension)
 
 
 def add_to_bias(fold: BiasFold, state: State) -> None:

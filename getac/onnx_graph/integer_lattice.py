@@ -22,6 +22,7 @@ __all__ = [
     "RANGES",
     "Range",
     "Refused",
+    "checked_record",
     "has_stored_parameters",
     "integer_type",
     "is_quantize",
@@ -161,12 +162,10 @@ def record_of(node: ir.Node, known: Range, shape: tuple[int, ...] | None) -> Qua
         known: The range of the integers that it reads.
 
     Raises:
-        Refused: Blocked scales, zero points that differ between channels, activations with a scale per
-            channel, a lattice without 0.
+        Refused: Zero points that differ between channels, activations with a scale per channel or block, a
+            lattice without 0.
     """
     scale, zero = parameters(node)
-    if node.attributes.get_int("block_size", 0) or scale.ndim > 1:
-        raise Refused("scales per block")
     if scale.ndim and shape is None:
         raise Refused("an activation with a scale per channel")
     zeros = np.unique(zero.astype(np.int64))
@@ -176,10 +175,17 @@ def record_of(node: ir.Node, known: Range, shape: tuple[int, ...] | None) -> Qua
     low, high = known[0] - shift, known[1] - shift
     if not low <= 0 <= high:
         raise Refused(f"its integers are cut to {known[0]} to {known[1]}, without the zero point {shift}")
+    return checked_record(node, scale, (low, high), shape)
+
+
+def checked_record(node: ir.Node, scale: Array, extent: Range, shape: tuple[int, ...] | None) -> Quantizer:
+    """The record of a DequantizeLinear's scales, around 0; raises Refused if they do not fit the tensor."""
     axis = node.attributes.get_int("axis", 1) % len(shape) if scale.ndim and shape else None
-    if shape and axis is not None and shape[axis] != scale.size:
-        raise Refused(f"{scale.size} scales for {shape[axis]} channels")
+    block = node.attributes.get_int("block_size", 0) or None
     try:
-        return Quantizer(scale.astype(np.float32), low, high, axis)
+        record = Quantizer(scale.astype(np.float32), *extent, axis, None if axis is None else block)
     except BadInputError as error:
         raise Refused(error.message) from error
+    if shape is not None and not record.fits(shape):
+        raise Refused(f"scales of shape {scale.shape} for a tensor of shape {shape}")
+    return record

@@ -72,8 +72,12 @@ def reads_weights(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
         return False
     if dtype is ir.DataType.INT32:  # a bias; as it is, for other readers: it may be a table of sizes
         return node.op_type == "DequantizeLinear"
-    return node.op_type in ("DequantizeLinear", "Gather") or (node.op_type == "Cast" and makes_floats(node))
+    if node.op_type == "Transpose" or casts_to(node) is ir.DataType.INT4:  # a head, made of a table
+        users = node.outputs[0].uses()
+        return not node.outputs[0].is_graph_output() and all(reads_weights(*use, dtype) for use in users)
+    floats = casts_to(node)
+    return node.op_type in ("DequantizeLinear", "Gather") or (floats is not None and floats.is_floating_point())
 
 
-def makes_floats(cast: ir.Node) -> bool:
-    return ir.DataType(cast.attributes.get_int("to", 0)).is_floating_point()
+def casts_to(node: ir.Node) -> ir.DataType | None:
+    return ir.DataType(node.attributes.get_int("to", 0)) if node.op_type == "Cast" else None

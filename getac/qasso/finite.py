@@ -89,7 +89,9 @@ def finite_on_each_device(gradients: Iterable[Tensor]) -> list[bool]:
 
 
 def sums_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of each long one, and that of all short ones."""
-    short = [one for one in tensors if one.numel() <= SHORT]
-    long = [one for one in tensors if one.numel() > SHORT]
-    return [one.sum(dtype=torch.float32) for one in ([*long, join(short)] if short else long)]
+    """The sum of each long one, that of all short vectors, and that of all else that is short."""
+    parts: tuple[list[Tensor], ...] = ([], [], [])
+    for one in tensors:
+        parts[0 if one.numel() > SHORT else 1 if one.ndim == 1 else 2].append(one)  # vectors join quickly
+    joined = [join(short) for short in parts[1:] if short]
+    return [one.sum(dtype=torch.float32) for one in (*parts[0], *joined)]
