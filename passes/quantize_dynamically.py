@@ -79,7 +79,7 @@ def write(node: ir.Node, state: State, quantized: dict[ir.Value, ir.Node]) -> No
     new.type, new.shape = output.type or new.type, output.shape
     ir.convenience.replace_all_uses_with(output, new, replace_graph_outputs=True)
     node.graph.remove(node, safe=True)
-    new.name = name
+    new.name, made[0].name = name, node.name  # the report knows the layer by it
 
 
 def dynamic_quantizer(node: ir.Node, x: ir.Value) -> ir.Node:

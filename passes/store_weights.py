@@ -18,7 +18,7 @@ import onnx_ir as ir
 from getac.layers import Weights, read_weights, set_normal_form
 from getac.onnx_graph.edit import add_initializer, insert_after, is_stored
 from getac.onnx_graph.qdq import keep_quantizer, new_node, scaled_weight
-from getac.onnx_graph.weight_only import fits_kernel, kernel_weight
+from getac.onnx_graph.weight_only import fits_kernel, kernel_weight, spell_clipping
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement import is_layer
 
@@ -67,6 +67,8 @@ def store(node: ir.Node, state: State) -> None:
     else:
         set_normal_form(node, weights)
     form = kernel_weight if node.op_type == "MatMul" and fits(weights) else scaled_weight
+    if form is kernel_weight:
+        spell_clipping(node)
     node.replace_input_with(1, form(node, name, weights.weight, weights.quantizer))
 
 

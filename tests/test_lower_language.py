@@ -77,6 +77,17 @@ def test_a_tied_table_is_stored_once(tied, tmp_path, calibrated):
     assert [tensor.data_type for tensor in tables] == [onnx.TensorProto.INT8]
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize(("bits", "dtype", "share"), [(4, "INT4", 0.5), (6, "UINT8", 0.75), (2, "UINT8", 0.2)])
+def test_a_tied_table_of_few_bits_is_stored_once(tied, tmp_path, bits, dtype, share, calibrated):
+    data = words(8, 5) if calibrated else None
+    lower(tied, tmp_path / "o.onnx", calibration=data, weight_bits=8, embedding_bits=bits, force=True)
+    stored = onnx.load(tmp_path / "o.onnx").graph.initializer
+    found = [tensor for tensor in stored if tensor.name.startswith("table.") and len(tensor.raw_data) > 4000]
+    assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in found} == {dtype}
+    assert sum(len(tensor.raw_data) for tensor in found) == share * WORDS * WIDTH
+
+
 def test_tables_stay_floats_if_asked_for(tied, tmp_path):
     lower(tied, tmp_path / "o.onnx", embedding_bits=None)
     stored = {tensor.name: tensor for tensor in onnx.load(tmp_path / "o.onnx").graph.initializer}

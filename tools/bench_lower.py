@@ -2,7 +2,8 @@
 
     python tools/bench_lower.py [--json FILE] [--quick]
 
-All ratios are taken in one process on one thread; latencies are medians of CPU time over interleaved runs.
+All ratios are taken in one process on one thread; latencies are medians of CPU time over the quieter half of
+interleaved runs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tools.lowered.rows import ROWS
 
 __all__ = ["main"]
 
-FULL = Setting(quick=False, samples=32, min_rounds=60, budget_s=8, repeats=5)
+FULL = Setting(quick=False, samples=32, min_rounds=80, budget_s=12, repeats=5)
 QUICK = Setting(quick=True, samples=4, min_rounds=3, budget_s=0.1, repeats=1)
 
 

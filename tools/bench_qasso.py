@@ -50,14 +50,14 @@ class Setting:
         net: ResNet-50 at the full setting.
         image: Height and width that it is captured with; its parameters do not depend on it.
         rounds: Interleaved steps of each variant.
-        periods: Of the joint stage, whose first is measured: half of all units go in that many. The
-            default of `getac.GETA.qasso`; with more periods, fewer units are forgotten at a time.
+        periods: Of the joint stage, whose first is measured: half of all units go in that many. What
+            `getac.GETA.qasso` takes from 800 joint steps on; with more, fewer are forgotten at a time.
     """
 
     net: Net
     image: int
     rounds: int
-    periods: int = 4
+    periods: int = 16
 
 
 FULL = Setting(NET, image=64, rounds=30)

@@ -23,10 +23,11 @@ if __name__ == "__main__":  # run by path: make `tools` importable
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 import getac
+from getac.training.quantizers import find_quantizers
 from tools.benchmark import Figure, command, interleaved, median, spread
 from tools.torch_zoo.blocks import conv_norm
 from tools.torch_zoo.resnet import Basic
@@ -108,7 +109,7 @@ def bert(setting: Setting) -> Task:
 TASKS: Mapping[str, Callable[[Setting], Task]] = {"resnet18": resnet18, "bert": bert}
 
 
-def prepared(task: Task) -> nn.Module:
+def prepared(task: Task) -> fx.GraphModule:
     return getac.prepare(task.model, task.inputs, calibration=[task.inputs])
 
 
@@ -202,7 +203,39 @@ def quantizer_times(name: str, setting: Setting) -> dict[str, Any]:
     return {
         "share_of_step": shares,
         "calls_per_step": {o.key: o.count // 3 for o in averages if o.key in shares},
+        "memory_traffic": traffic_figures(name, setting, sum(shares.values()), whole / 3e6),
     }
+
+
+PASSES = 5
+"""Over every quantized tensor, at least: x is read and x_Q written; then the gradient and x are read, and the
+gradient of x written. None of them can go away while operators run one by one."""
+
+
+def traffic_figures(name: str, setting: Setting, share: float, step_seconds: float) -> dict[str, float]:
+    """What moving the quantized tensors through memory takes, at the speed of a large copy.
+
+    Args:
+        share: Of the step that the quantizers take.
+        step_seconds: Of one step, on the profiler's clock.
+    """
+    quantizers = find_quantizers(prepared(TASKS[name](setting)))
+    entries = sum(one.x.meta["val"].numel() for one in quantizers)
+    moved = PASSES * 4 * entries
+    seconds = moved * seconds_per_byte()
+    return {
+        "bytes": moved,
+        "share_of_step": seconds / step_seconds,
+        "of_quantizers": seconds / step_seconds / share,
+    }
+
+
+def seconds_per_byte() -> float:
+    """Of a copy that no cache holds; reading and writing count both."""
+    source = torch.ones(2**25)
+    target = torch.empty_like(source)
+    series = interleaved({"copy": lambda: target.copy_(source)}, 5)["copy"]
+    return median(series) / (2 * source.nbytes)
 
 
 def memory_figure(name: str, setting: Setting) -> dict[str, Any]:

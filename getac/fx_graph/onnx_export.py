@@ -40,6 +40,7 @@ def export_module(
     Raises:
         UnsupportedModelError: torch cannot export the module.
     """
+    check_exportable(module)
     kwargs = dict(kwargs or {})
     shapes = batch_shapes(module, args, kwargs) if dynamic_batch else None
     try:
@@ -63,6 +64,22 @@ def export_module(
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}",
             hint="torch.onnx.export(module, ..., dynamo=True, report=True) says more",
         ) from error
+
+
+CRASHING = (torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only)
+"""What torch 2.13's exporter writes for these ends onnxruntime 1.31's process while it loads the file."""
+
+
+def check_exportable(module: nn.Module) -> None:
+    """Refuses a captured module with an operator whose ONNX form crashes onnxruntime."""
+    graph = module.graph if isinstance(module, torch.fx.GraphModule) else None
+    for node in graph.nodes if graph is not None else ():
+        if getattr(node.target, "overloadpacket", None) in CRASHING:
+            raise UnsupportedModelError(
+                "onnxruntime crashes on what torch exports for an EmbeddingBag",
+                where=str(node.name),
+                hint="write it as nn.Embedding and a sum or mean over the bag",
+            )
 
 
 @contextlib.contextmanager

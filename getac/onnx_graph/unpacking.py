@@ -43,7 +43,9 @@ def unpack_weights(graph: ir.Graph) -> None:
 
 
 def reads_integers(node: ir.Node, index: int) -> bool:
-    """Whether a node makes floats of the integers, or looks rows of them up."""
+    """Whether a node makes floats of the integers, or looks rows of them up, also behind a Transpose."""
+    if node.op_type == "Transpose":
+        return all(reads_integers(*use) for use in node.outputs[0].uses())
     if node.op_type == "Cast":
         return ir.DataType(node.attributes.get_int("to", 0)).is_floating_point()
     return index == 0 and node.op_type in ("DequantizeLinear", "Gather")

@@ -17,7 +17,7 @@ from getac.onnx_graph.edit import Array, add_initializer
 from getac.onnx_graph.qdq import cast, new_node, stored_integers
 from getac.quantizer import Quantizer
 
-__all__ = ["LEAST_BLOCK", "fits_kernel", "kernel_weight"]
+__all__ = ["LEAST_BLOCK", "fits_kernel", "kernel_weight", "spell_clipping"]
 
 LEAST_BLOCK = 16  # MatMulNBits takes blocks of powers of two from here on
 FLOAT = ir.DataType.FLOAT
@@ -71,3 +71,36 @@ def scale_of(graph: ir.Graph, name: str, quantizer: Quantizer) -> tuple[ir.Value
     floats = cast(graph, multiples, f"{name}.scale.cast", FLOAT)
     product = new_node(graph, "Mul", [floats.outputs[0], unit], f"{name}.scale", FLOAT)
     return product.outputs[0], [floats, product]
+
+
+def spell_clipping(layer: ir.Node) -> None:
+    """The Relu or Clip behind a layer, and behind its bias, is written as Max and Min.
+
+    onnxruntime 1.31 takes a Relu or Clip for a part of the layer that waits for a QuantizeLinear, and then
+    makes no MatMulNBits of it: the weight would be restored at every run.
+    """
+    users = layer.outputs[0].consumers()
+    if len(users) == 1 and users[0].op_type == "Add":
+        users = users[0].outputs[0].consumers()
+    graph = layer.graph
+    if len(users) != 1 or users[0].op_type not in ("Relu", "Clip") or users[0].graph is not graph:
+        return
+    assert isinstance(graph, ir.Graph)
+    node, x = users[0], users[0].inputs[0]
+    zero = np.zeros((), np.float32)
+    given = [*node.inputs[1:], None, None]
+    relu = node.op_type == "Relu"
+    low = add_initializer(graph, f"{node.outputs[0].name}.zero", zero) if relu else given[0]
+    bounds = {"Max": low, "Min": given[1]}
+    wanted = [(kind, bound) for kind, bound in bounds.items() if bound is not None]
+    if not wanted or x is None or x.dtype not in (None, FLOAT):
+        return
+    for kind, bound in wanted[:-1]:
+        cut = new_node(graph, kind, [x, bound], f"{node.outputs[0].name}.cut", FLOAT)
+        graph.insert_before(node, cut)
+        x = cut.outputs[0]
+    node.op_type = wanted[-1][0]
+    node.attributes.clear()
+    node.resize_inputs(2)
+    node.replace_input_with(0, x)
+    node.replace_input_with(1, wanted[-1][1])

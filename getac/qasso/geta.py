@@ -153,7 +153,7 @@ class GETA:
         projection: float = 0.2,
         projection_periods: int = 4,
         joint: float = 0.2,
-        joint_periods: int = 4,
+        joint_periods: int | None = None,
         cool_down: float | None = None,
         quantizer_lr: float | None = None,
         step_lr: float | None = None,
@@ -171,6 +171,7 @@ class GETA:
             params: Groups of parameters as torch takes them; None: all of the model.
             schedule: All stages; in its place, the next six say how many of the steps each has.
             warm_up: A whole number of steps, or a share of all; `projection`, `joint`, `cool_down` likewise.
+            joint_periods: None: 4 to 16, with 50 steps or more where there are enough.
             options: Those of the base optimizer: momentum, weight_decay, betas, ...
 
         Raises:
@@ -180,14 +181,14 @@ class GETA:
         if self._checkpoint is None:
             check_whole(self.model, self.pruning)
         if schedule is None:
-            periods = {"projection_periods": projection_periods, "joint_periods": joint_periods}
             schedule = Schedule.of(
                 steps,  # type: ignore[arg-type]  # None is refused there
                 warm_up,
                 projection,
-                joint=joint,
-                cool_down=cool_down,
-                **periods,
+                projection_periods,
+                joint,
+                joint_periods,
+                cool_down,
             )
         elif steps is not None and isinstance(schedule, Schedule) and schedule.total > steps:
             raise OptionError(

@@ -193,10 +193,13 @@ class JointUpdate:
         clip = v_norms * before.d
         return Moves(norms.square() * per, with_v * before.d * per, clip.square(), with_residual * per)
 
-    def _per_rate(self, rates: Rates) -> Tensor:
-        """1 / alpha of each row; a rate of 0 has moved nothing."""
+    def _per_rate(self, rates: Rates) -> Tensor | float:
+        """1 / alpha of each row, or of all; a rate of 0 has moved nothing."""
         device, each = self._owners.device, rates if isinstance(rates, Sequence) else [rates]
         same = {id(one): one for one in each}  # a few groups, of hundreds of parameters
+        only = next(iter(same.values())) if len(same) == 1 else None
+        if isinstance(only, float):
+            return 1 / only if only > 0 else 0.0
         alpha = torch.stack(
             [torch.as_tensor(one, dtype=torch.float64, device=device) for one in same.values()]
         )

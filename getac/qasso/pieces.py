@@ -110,7 +110,7 @@ class Piece:
 
     def _read_first(self, x: Tensor) -> Tensor:
         """Where the rows are indices of the first dimension: each entry's into its part of the memory."""
-        for one, own in zip(self.rows, x.split(self.sizes), strict=True):
+        for one, own in zip(self.rows, torch.split(x, self.sizes), strict=True):
             parameter = one.entry.parameter
             one.gather(parameter, out=own.view(-1, *parameter.shape[1:]))
         return widened(x)
@@ -121,7 +121,7 @@ class Piece:
             numbers = join(self.vectors)
             part(numbers.index_add_(0, self.places, change[:, 0].to(numbers.dtype)), self.vectors)
             return
-        for one, own in zip(self.rows, change.split(self.sizes), strict=True):
+        for one, own in zip(self.rows, torch.split(change, self.sizes), strict=True):
             parameter, dimension = one.entry.parameter, one.entry.dimension
             others = [size for i, size in enumerate(parameter.shape) if i != dimension]
             shaped = own.view(len(own), *others)
@@ -184,7 +184,9 @@ def pieces_of(rows: Sequence[Rows]) -> list[Piece]:
     alike: dict[Hashable, list[Rows]] = {}
     for one in rows:
         alike.setdefault(kind_of(one), []).append(one)
-    shared = [several for kind in alike.values() for several in ([kind] if is_short(kind[0]) else packed(kind))]
+    shared = [
+        several for kind in alike.values() for several in ([kind] if is_short(kind[0]) else packed(kind))
+    ]
     return [Piece(several, is_plain(several[0].entry.quantizer)) for several in shared]
 
 

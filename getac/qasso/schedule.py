@@ -17,6 +17,9 @@ from getac.errors import OptionError
 
 __all__ = ["Moment", "Schedule", "Stage"]
 
+PERIOD = 50  # steps that a joint period has, where there are enough for them
+FEWEST, MOST = 4, 16  # joint periods
+
 
 class Stage(Enum):
     """What the optimizer does beside the steps of its base (arXiv 2502.16638, section 5)."""
@@ -101,7 +104,7 @@ class Schedule:
         projection: float = 0.2,
         projection_periods: int = 4,
         joint: float = 0.2,
-        joint_periods: int = 4,
+        joint_periods: int | None = None,
         cool_down: float | None = None,
     ) -> Schedule:
         """The schedule of a training.
@@ -109,6 +112,8 @@ class Schedule:
         Args:
             total: All steps.
             warm_up: A whole number of steps, or a share of the total below 1; the others likewise.
+            joint_periods: None: as many as have 50 steps or more, but 4 at least and 16 at most. With more,
+                fewer units are forgotten at a time: a step costs less, and each choice knows the ones before.
             cool_down: None: what is left of the total.
 
         Raises:
@@ -130,6 +135,8 @@ class Schedule:
                 f" cool-down {last if cool_down is not None else 0}",
                 hint="give the stages as shares of the total, such as warm_up=0.1",
             )
+        if joint_periods is None:
+            joint_periods = min(max(stages[2] // PERIOD, FEWEST), MOST)
         return cls(stages[0], stages[1], projection_periods, stages[2], joint_periods, last)
 
     @property

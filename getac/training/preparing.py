@@ -76,7 +76,7 @@ def prepare(
     """
     check_module(model)
     check_flags(embeddings=embeddings, learn_exponents=learn_exponents, per_channel=per_channel)
-    widths = Widths.read(weight_bits, activation_bits, overrides)
+    widths = replace(Widths.read(weight_bits, activation_bits, overrides), aliases=aliases_of(model))
     check_method(ranges)
     check_new(model)
     check_types(model)
@@ -120,6 +120,14 @@ def check_types(model: nn.Module) -> None:
                 found=str(parameter.dtype).removeprefix("torch."),
                 hint="prepare model.float(), and train it under torch.autocast for bfloat16",
             )
+
+
+def aliases_of(model: nn.Module) -> dict[str, list[str]]:
+    """The first name of every parameter, which the graph reads, -> all of its names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {every[0]: every for every in names.values()}
 
 
 def check_layers(model: nn.Module, layers: Sequence[Layer]) -> None:

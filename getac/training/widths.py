@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from numbers import Integral
 from typing import Any
@@ -27,11 +27,13 @@ class Widths:
     Args:
         overrides: Glob on the name of a weight, or of the node that an activation comes from -> its bits.
             Of several globs that match, the last decides.
+        aliases: Name of a tied weight -> all of its names; a glob may match any of them.
     """
 
     weights: Bounds | None
     activations: Bounds | None
     overrides: Mapping[str, Bounds | None]
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, weights: Any, activations: Any, overrides: Mapping[str, Any] | None) -> Widths:
@@ -59,7 +61,7 @@ class Widths:
 
     def _of(self, name: str, default: Bounds | None, at_end: bool) -> Bounds | None:
         for glob in reversed(list(self.overrides)):
-            if fnmatchcase(name, glob):
+            if any(fnmatchcase(one, glob) for one in self.aliases.get(name, (name,))):
                 return self.overrides[glob]
         if default is None or not at_end:
             return default
@@ -67,7 +69,7 @@ class Widths:
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raises OptionError for a glob that matches none of the names."""
-        known = list(dict.fromkeys(names))
+        known = [one for name in dict.fromkeys(names) for one in self.aliases.get(name, (name,))]
         for glob in self.overrides:
             if not any(fnmatchcase(name, glob) for name in known):
                 more = ["..."] if len(known) > SHOWN_NAMES else []

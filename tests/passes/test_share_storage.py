@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from getac.executed import executed_kernels
-from getac.passes import FoldQuantizers, RemoveDead, ShareStorage
+from getac.passes import FoldQuantizers, PackWeights, RemoveDead, ShareStorage
 from getac.pipeline import Fact, Pipeline, State
 from getac.runtime import open_session, run
 
@@ -53,6 +53,25 @@ def test_a_tied_head_is_made_of_the_table(build):
     after = run(open_session(model), feeds)
     for name in ("a", "y"):
         np.testing.assert_array_equal(before[name], after[name])
+
+
+@pytest.mark.parametrize("target", ["portable", "ort"])
+@pytest.mark.parametrize(("bits", "dtype"), [(2, "INT4"), (3, "INT4"), (4, "INT4"), (6, "INT8")])
+def test_a_tied_head_of_few_bits_is_made_of_the_packed_table(build, bits, dtype, target):
+    """A head of 4 bits or fewer is INT4, which its kernel wants; its table is INT8."""
+    high, kind = 2 ** (bits - 1) - 1, ir.DataType[dtype]
+    table = np.random.default_rng(0).integers(-high, high + 1, (300, 64)).astype(np.int8)
+    head = ir.tensor(np.ascontiguousarray(table.T).astype(kind.numpy()), dtype=kind, name="w")
+    model = tied(build, table, ir.serde.serialize_tensor(head))
+    feeds = {"i": np.array([3, 4]), "x": np.random.default_rng(1).normal(size=(2, 64)).astype(F32)}
+    before, running = run(open_session(model), feeds), sorted(one.op_type for one in executed_kernels(model))
+    shared(model)
+    Pipeline([PackWeights(target)]).run(State(model))
+    large = [value for value in model.graph.initializers.values() if value.const_value.size >= 300 * 64 / 5]
+    assert 8 * sum(value.const_value.nbytes for value in large) <= (bits + 0.02) * 300 * 64
+    assert sorted(one.op_type for one in executed_kernels(model)) == running and "MatMulNBits" in running
+    after = run(open_session(model), feeds)
+    assert all(np.array_equal(before[name], after[name]) for name in ("a", "y"))
 
 
 def test_other_numbers_stay_apart(build):

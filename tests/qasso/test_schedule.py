@@ -64,6 +64,12 @@ def test_the_upper_bound_falls_after_every_period() -> None:
     assert SMALL.most_bits(0, 6, 8) == 8  # never under the target
 
 
+def test_long_trainings_forget_in_more_periods() -> None:
+    periods = [Schedule.of(total).joint_periods for total in (30, 1000, 2000, 10**6)]
+    assert periods == [4, 4, 8, 16]
+    assert Schedule.of(10**6, joint_periods=3).joint_periods == 3
+
+
 def test_is_printed_as_a_table() -> None:
     rows = [row.split() for row in str(SMALL).splitlines()]
     assert rows[0] == ["stage", "steps", "from", "periods"]

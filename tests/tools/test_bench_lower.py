@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tools.benchmark import Figure, rounded
+from tools.lowered.measuring import quiet_medians
 from tools.lowered.profiling import kernel_shares, limits
 from tools.lowered.rows import ROWS
 
@@ -93,6 +94,12 @@ def test_figures_are_held_to_their_bounds() -> None:
     assert Figure(2.8, at_least=2.8).passed and not Figure(2.79, at_least=2.8).passed
     assert Figure(1.1, at_most=1.1).passed and not Figure(1.11, at_most=1.1).passed
     assert Figure(2.0, at_most=1.0).as_json() == {"value": 2.0, "at_most": 1.0, "passed": False}
+
+
+def test_rounds_in_which_others_were_busy_do_not_count() -> None:
+    times = {"float": [10.0, 20.0, 10.2, 30.0, 10.1, 25.0], "lowered": [1.0, 4.0, 1.2, 9.0, 1.1, 6.0]}
+    assert quiet_medians(times) == {"float": 10.1, "lowered": 1.1}
+    assert quiet_medians({"float": [3.0], "lowered": [2.0]}) == {"float": 3.0, "lowered": 2.0}
 
 
 def test_kernel_times_are_medians_per_node_summed_by_operator() -> None:

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import getac  # noqa: E402
-from getac.errors import BadInputError, OutputError  # noqa: E402
+from getac.errors import BadInputError, OutputError, UnsupportedModelError  # noqa: E402
 from getac.runtime import open_session, run  # noqa: E402
 from getac.training.quantizers import find_quantizers  # noqa: E402
 from tests.training.nets import ConvNet, Normalized, Tied, captured, ids, images, some_units, steps  # noqa: E402
@@ -293,3 +293,20 @@ def test_a_file_that_cannot_be_replaced_stays_whole(tmp_path: Path, monkeypatch:
         getac.export(module, path)
     assert "No space left" in str(caught.value)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("model.onnx", "mine")]
+
+
+def test_what_would_crash_onnxruntime_is_refused(tmp_path):
+    class Bags(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bags, self.head = torch.nn.EmbeddingBag(20, 8, mode="mean"), torch.nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.bags(x))
+
+    x = torch.randint(0, 20, (4, 5), generator=torch.Generator().manual_seed(0))
+    module = getac.prepare(Bags(), (x,), calibration=[(x,)])
+    with pytest.raises(UnsupportedModelError, match="EmbeddingBag") as error:
+        getac.lower(module, tmp_path / "bags.onnx")
+    assert "nn.Embedding" in error.value.hint
+    assert not (tmp_path / "bags.onnx").exists()

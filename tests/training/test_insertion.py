@@ -274,6 +274,16 @@ def test_overrides_decide_the_last_one_that_matches() -> None:
     assert found["inputs_0"] == (8, 8)
 
 
+@pytest.mark.parametrize("glob", ["table.weight", "out.weight", "o*"])
+def test_overrides_know_a_tied_weight_by_each_of_its_names(glob: str) -> None:
+    ids = torch.randint(0, 9, (2, 5))
+    parts: dict[str, Any] = {"table": nn.Embedding(9, 4), "out": nn.Linear(4, 9)}
+    parts["out"].weight = parts["table"].weight
+    options = {"overrides": {"*": 8, glob: 3}}
+    found = prepared(lambda s, ids: s.out(s.table(ids).tanh()), ids, options=options, **parts)
+    assert bits_of(found)["table.weight"] == (3, 3)
+
+
 def test_a_layer_whose_weight_stays_a_float_needs_no_quantized_input() -> None:
     assert list(bits_of(chain(overrides={"b.weight": None}))) == [
         "inputs_0",

@@ -15,12 +15,15 @@ def epoch_ratios(seconds: Sequence[float], dense: Sequence[float], training: Tra
 
     Args:
         seconds: Of each epoch; dense likewise.
+        training: Whose stages count.
     """
     ratios = [one / other for one, other in zip(seconds, dense, strict=True)]
-    found, first = {}, 0
+    found: dict[str, float] = {}
+    first = 0
     lengths = {"warm-up": training.warm_up, "projection": training.projection, "joint": training.joint}
     for stage, length in {**lengths, "cool-down": len(ratios) - sum(lengths.values())}.items():
-        if length:
-            found[stage] = median(ratios[first : first + length])
+        within = ratios[first : first + max(length, 0)]  # a quick run ends before its last stages
+        if within:
+            found[stage] = median(within)
         first += length
     return found

@@ -104,8 +104,9 @@ def quantized(module: nn.Module, quantizer: Callable[[Tensor], nn.Module], x: Te
     return module.eval()
 
 
-def produced(size: Size = SMALL) -> Iterator[Produced]:
-    for producer, quantizer in QUANTIZERS.items():
+def produced(size: Size = SMALL, only: str | None = None) -> Iterator[Produced]:
+    for producer in QUANTIZERS if only is None else (only,):
+        quantizer = QUANTIZERS[producer]
         for name in NETWORKS:
             network = make(name, size)
             with torch.no_grad():

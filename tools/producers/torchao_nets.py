@@ -13,6 +13,12 @@ from tools.producers.networks import NETWORKS, SMALL, Network, Produced, Size, e
 
 __all__ = ["produced"]
 
+FORMS = {
+    "CNN": ("PT2E",),  # preparing convolutions for training compiles patterns, which takes half a minute
+    "MLP": ("PT2E", "PT2E QAT", "weight only"),
+    "transformer": ("PT2E", "weight only"),
+}
+
 
 def pt2e(network: Network, *, qat: bool) -> nn.Module:
     """The module with the quantizers of torchao's recipe for CPUs: UINT8 activations, weights per channel."""
@@ -45,7 +51,7 @@ def produced(size: Size = SMALL) -> Iterator[Produced]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in NETWORKS:
-            for form in ("PT2E", "PT2E QAT", "weight only"):
+            for form in FORMS[name]:
                 network = make(name, size)
                 module = weight_only(network) if form == "weight only" else pt2e(network, qat="QAT" in form)
                 model = export(module, network.inputs[0])

@@ -1,0 +1,60 @@
+"""What is asked of every quantized model that another tool wrote."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import getac
+from getac.onnx_graph.read import load
+from getac.runtime import open_session, run
+from tools.producers.networks import Produced
+
+__all__ = ["by_form", "check_lowered", "check_pruned", "steps_apart"]
+
+
+def by_form(produce: Callable[[], Iterator[Produced]]) -> Mapping[tuple[str, str], Produced]:
+    """All models of a producer, each made once."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():  # what tools say of themselves
+        warnings.simplefilter("ignore")
+        return {(one.form, one.network): one for one in produce()}
+
+
+def steps_apart(one: Produced, lowered: Path) -> float:
+    """How far the outputs are from those of the producer's own graph, in steps of 8 bits of their range.
+
+    The graph is run as it is written: onnxruntime's own fusions round in other places.
+    """
+    source = open_session(load(one.model), optimize=False)
+    name = source.get_inputs()[0].name
+    batches = [{name: x.numpy()} for x in one.inputs]
+    (want,), (got,) = (
+        [np.stack(values) for values in zip(*([*run(session, feeds).values()] for feeds in batches), strict=True)]
+        for session in (source, open_session(lowered))
+    )
+    return float(np.abs(got - want).max() / (np.ptp(want) / 255))
+
+
+def check_lowered(one: Produced, *, integers: int, steps: float = 1.0) -> getac.Report:
+    """Lowered unchanged: within so many output steps, and as many layers on integer kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lowered.onnx")
+        report = getac.lower(one.model, path, bench=False)
+        assert steps_apart(one, path) <= steps
+    kernels = [layer.kernel for layer in report.layers]
+    assert sum(kernel.startswith("integer") for kernel in kernels) == integers, kernels
+    return report
+
+
+def check_pruned(one: Produced) -> None:
+    """With 30 % of the units gone, the sliced graph is the masked one."""
+    report = getac.lower(one.model, None, sparsity=0.3, align=1, bench=False)
+    assert report.units_removed >= 0.2 * report.units > 0
+    assert max(each.relative for each in report.verification.sliced) < 1e-4
+    assert report.after.parameters < report.before.parameters
