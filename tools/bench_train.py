@@ -10,6 +10,7 @@ compiled has the options that README recommends on a CPU; they serve the float m
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -220,7 +221,8 @@ def traffic_figures(name: str, setting: Setting, share: float, step_seconds: flo
         step_seconds: Of one step, on the profiler's clock.
     """
     quantizers = find_quantizers(prepared(TASKS[name](setting)))
-    entries = sum(one.x.meta["val"].numel() for one in quantizers)
+    shapes = [[int(size) for size in one.x.meta["val"].shape] for one in quantizers]
+    entries = sum(math.prod(shape) for shape in shapes)
     moved = PASSES * 4 * entries
     seconds = moved * seconds_per_byte()
     return {

@@ -66,15 +66,15 @@ def export_module(
         ) from error
 
 
-CRASHING = (torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only)
-"""What torch 2.13's exporter writes for these ends onnxruntime 1.31's process while it loads the file."""
+CRASHING = torch.ops.aten.embedding_bag
+"""What torch 2.13's exporter writes for it ends onnxruntime 1.31's process while it loads the file."""
 
 
 def check_exportable(module: nn.Module) -> None:
     """Refuses a captured module with an operator whose ONNX form crashes onnxruntime."""
     graph = module.graph if isinstance(module, torch.fx.GraphModule) else None
     for node in graph.nodes if graph is not None else ():
-        if getattr(node.target, "overloadpacket", None) in CRASHING:
+        if getattr(node.target, "overloadpacket", None) is CRASHING:
             raise UnsupportedModelError(
                 "onnxruntime crashes on what torch exports for an EmbeddingBag",
                 where=str(node.name),

@@ -215,7 +215,7 @@ def _drop_implied_types(graph: onnx.GraphProto) -> None:
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.HasField("shape")
+    return bool(value.type.tensor_type.HasField("shape"))
 
 
 def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -46,7 +46,8 @@ def check_lowered(one: Produced, *, integers: int, steps: float = 1.0) -> getac.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "lowered.onnx")
         report = getac.lower(one.model, path, bench=False)
-        assert steps_apart(one, path) <= steps
+        apart = steps_apart(one, path)
+    assert apart <= steps
     kernels = [layer.kernel for layer in report.layers]
     assert sum(kernel.startswith("integer") for kernel in kernels) == integers, kernels
     return report

@@ -15,10 +15,11 @@ __all__ = ["produced"]
 def quant_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     """Q, Clip, DQ as Quant, then `qonnx-cleanup`."""
     from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.infer_shapes import InferShapes
     from qonnx.transformation.qcdq_to_qonnx import QCDQToQuant
     from qonnx.util.cleanup import cleanup_model
 
-    converted = ModelWrapper(model).transform(QCDQToQuant())
+    converted = ModelWrapper(model).transform(InferShapes()).transform(QCDQToQuant())
     return cleanup_model(converted).model
 
 
