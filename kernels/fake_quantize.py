@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import ahead
 from .blocks import BLOCK, Scratch, blocks, in_memory_order
 from .lattice import Bits, Lattice, lattice, number, through_bounds
 from .traced_quantize import is_traced, traced_quantize
@@ -319,6 +320,8 @@ class FakeQuantize(torch.autograd.Function):
 def differentiable(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
     if t is None and is_traced():
         return traced_quantize(x, d, q_m, *rest)
+    if t is None and (known_result := ahead.take((x, d, q_m), rest)) is not None:
+        return known_result
     result: Tensor = FakeQuantize.apply(x, d, q_m, t, *rest)  # type: ignore[no-untyped-call]
     return result
 

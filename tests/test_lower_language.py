@@ -78,7 +78,9 @@ def test_a_tied_table_is_stored_once(tied, tmp_path, calibrated):
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
-@pytest.mark.parametrize(("bits", "dtype", "share"), [(4, "INT4", 0.5), (6, "UINT8", 0.75), (2, "UINT8", 0.2)])
+@pytest.mark.parametrize(
+    ("bits", "dtype", "share"), [(4, "INT4", 0.5), (6, "UINT8", 0.75), (2, "UINT8", 0.2)]
+)
 def test_a_tied_table_of_few_bits_is_stored_once(tied, tmp_path, bits, dtype, share, calibrated):
     data = words(8, 5) if calibrated else None
     lower(tied, tmp_path / "o.onnx", calibration=data, weight_bits=8, embedding_bits=bits, force=True)

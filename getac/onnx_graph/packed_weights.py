@@ -76,7 +76,9 @@ def reads_weights(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
         users = node.outputs[0].uses()
         return not node.outputs[0].is_graph_output() and all(reads_weights(*use, dtype) for use in users)
     floats = casts_to(node)
-    return node.op_type in ("DequantizeLinear", "Gather") or (floats is not None and floats.is_floating_point())
+    return node.op_type in ("DequantizeLinear", "Gather") or (
+        floats is not None and floats.is_floating_point()
+    )
 
 
 def casts_to(node: ir.Node) -> ir.DataType | None:

@@ -139,6 +139,8 @@ def packings(integers: Array, target: Target, types: frozenset[ir.DataType]) -> 
     bits, signed = bits_needed(low >> shift, high >> shift), low < 0
     if bits < 8 * integers.itemsize:
         yield Packing(0, tuple(parts_of(bits, shift, signed, 0, target, types)))
+    if bits < 4:  # few weights do not pay for a table
+        yield Packing(0, tuple(parts_of(4, shift, signed, 0, target, types)))
     rest = Packing(low, ()).above_offset(integers)
     shift = common_shift(rest)
     count = ((high - low) >> shift) + 1

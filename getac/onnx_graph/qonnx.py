@@ -5,7 +5,8 @@
 
 From b bits, low and high are 0 and 2^b - 1, or -2^(b-1) and 2^(b-1) - 1 where signed; `narrow` leaves out one
 integer at the end that has one more. They are local functions of the model from here on, and recognised like
-any other quantizer. QONNX 1.0 and Brevitas write them in the domains below.
+any other quantizer. QONNX 1.0 and Brevitas write them in the domains below; QONNX's own conversion of Q/DQ leaves
+zero points in their type of integers.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ ROUNDINGS = {
 QUANT = """
   two = Constant<value = float {{2.0}}>()
   one = Constant<value = float {{1.0}}>()
+  b = Cast<to = 1>(bits)
+  z = Cast<to = 1>(zero)
   {bounds}
   a = Div(x, s)
   t = Add(a, z)
@@ -99,7 +102,7 @@ def meaning(node: onnx.NodeProto) -> tuple[str, list[str], str]:
             found=mode,
         )
     text = QUANT.format(bounds=BOUNDS[signed != 0, narrow != 0], rounding=ROUNDINGS[mode])
-    return text, ["x", "s", "z", "b"], f"{signed}{narrow}{mode}"
+    return text, ["x", "s", "zero", "bits"], f"{signed}{narrow}{mode}"
 
 
 def function(node: onnx.NodeProto, text: str, inputs: list[str], version: int) -> onnx.FunctionProto:

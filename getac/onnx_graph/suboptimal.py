@@ -20,6 +20,7 @@ __all__ = ["Finding", "suboptimal"]
 STANDARD = ("", "ai.onnx")
 PRODUCTS = ("Gemm", "MatMul")
 DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
+WORTH_PACKING = 4096  # weights; the nodes that unpack fewer take as much as they save
 WIDE = (ir.DataType.INT16, ir.DataType.UINT16)
 
 
@@ -96,7 +97,7 @@ def unsigned_weight(node: ir.Node) -> str | None:
 def spare_weight(node: ir.Node) -> str | None:
     weight = weight_of(node)
     stored = weight.inputs[0] if weight is not None else None
-    if stored is None or stored.dtype is not ir.DataType.INT8:
+    if stored is None or stored.dtype is not ir.DataType.INT8 or array_of(stored).size < WORTH_PACKING:
         return None
     top = int(np.abs(array_of(stored).astype(np.int16)).max(initial=0))
     if top > 7:

@@ -26,6 +26,7 @@ from getac.qasso.position import KEY, Position, no_units, saved_position
 from getac.qasso.projection import Projection, fix_bits
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Moment, Schedule, Stage
+from getac.qasso.together import SmallWeights
 from getac.qasso.units import UnitTable
 from getac.qasso.variants import base_optimizer, listed_params, weight_groups
 from getac.training.quantizers import find_quantizers
@@ -89,6 +90,7 @@ class QASSO(Optimizer):
         state_of(module)  # it was prepared
         check_given(schedule, pruning, constants, removal, check_every)
         self.module, self.schedule, self.removal = module, schedule, removal
+        self._small: SmallWeights | None = None
         self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
         self.check_every = check_every
         self.base = base_optimizer(module, variant, params, lr, quantizer_lr, step_lr, options)
@@ -122,6 +124,9 @@ class QASSO(Optimizer):
         self._joint: JointUpdate | None = None
         self._zero: ZeroUnits | None = None
         self._buffers = GoodBuffers(self.module)
+        if self._small is not None:
+            self._small.detach()
+        self._small = SmallWeights(self.module)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the parameters must be the module's.
@@ -258,6 +263,8 @@ class QASSO(Optimizer):
         if self.position.gone.any():
             self._remove()
         self._fix_bits()
+        if self._small is not None:
+            self._small.detach()
 
     def metrics(self) -> Metrics:
         """How the training stands; waits for the device."""

@@ -31,7 +31,7 @@ def findings(body, inputs, **tensors):
          "a Conv whose result is not quantized", "y"),
         (f"{WEIGHT}  y = Conv(x, wd)", IMAGE, {"w": W8.astype(np.uint8), "zw": np.uint8(128)},
          "weights are UINT8", "y"),
-        (f"{WEIGHT}  y = Conv(x, wd)", IMAGE, {"w": (W8 % 7).astype(np.int8), "zw": np.int8(0)},
+        (f"{WEIGHT}  y = Conv(x, wd)", IMAGE, {"w": np.tile(W8 % 7, (512, 1, 1, 1)), "zw": np.int8(0)},
          "weights of 4 bits are stored in 8", "y"),
         ("wd = DequantizeLinear(w, s)  y = Gemm<transB = 1>(x, wd)", ROWS, {"w": W8[:, :, 0, 0]},
          "a Gemm's weight has no zero point", "y"),

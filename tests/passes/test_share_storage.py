@@ -124,7 +124,9 @@ def test_the_scale_of_a_bias_is_multiplied_at_load(build):
 
 def test_the_bias_of_such_a_scale_is_read_again(build):
     model = gemm(build)
-    bias = model.graph.initializers["b"].const_value.numpy() * model.graph.initializers["bs"].const_value.numpy()
+    bias = (
+        model.graph.initializers["b"].const_value.numpy() * model.graph.initializers["bs"].const_value.numpy()
+    )
     shared(model)
     state = State(model)
     Pipeline([FoldQuantizers(), RemoveDead()]).run(state)

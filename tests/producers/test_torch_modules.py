@@ -20,6 +20,7 @@ def models(request):
 @pytest.mark.parametrize("network", INTEGERS)
 def test_modules(models, network):
     one = models["dynamo", network]
-    report = check_lowered(one, integers=INTEGERS[network])
+    # 2 steps: in the middle between two levels of an inner quantizer a value may go to the other one
+    report = check_lowered(one, integers=INTEGERS[network], steps=2)
     assert not report.refusals.get("recognize-quantizers")
     check_pruned(one)

