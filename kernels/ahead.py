@@ -1,21 +1,34 @@
-"""Results of the fake quantizer that are there before it is called: they were computed with others."""
+"""What the fake quantizer returns without computing: results that are there already, or x itself.
+
+Results are there before the call where many were computed together; x itself is wanted of training in floats.
+All of this is set around a forward pass, for the thread that runs it.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["clear", "put", "take"]
+__all__ = ["clear", "is_left_out", "leave_out", "leaves_out", "put", "take"]
+
+See = Callable[[Tensor, Tensor, int | None], None]
+"""Takes x, q_m and the axis."""
 
 
 class Ahead(threading.local):
-    """What this thread has computed ahead: x's identity -> (arguments, their versions, the result)."""
+    """Of this thread.
+
+    Attributes:
+        results: x's identity -> the arguments, their versions, and what was computed of them.
+        see: Sees what would be quantized, if quantizers are left out.
+    """
 
     def __init__(self) -> None:
         self.results: dict[int, tuple[Sequence[Tensor], Sequence[Any], Sequence[int], Tensor]] = {}
+        self.see: See | None = None
 
 
 ahead = Ahead()
@@ -43,6 +56,22 @@ def take(tensors: Sequence[Tensor], rest: Sequence[Any]) -> Tensor | None:
 def clear() -> None:
     """Forgets what nobody has asked for."""
     ahead.results.clear()
+
+
+def leave_out(see: See | None) -> None:
+    """From now on quantizers return x, which `see` sees; None: no longer."""
+    ahead.see = see
+
+
+def leaves_out() -> bool:
+    return ahead.see is not None
+
+
+def is_left_out(x: Tensor, q_m: Tensor, axis: int | None) -> bool:
+    if ahead.see is None:
+        return False
+    ahead.see(x, q_m, axis)
+    return True
 
 
 def versions(tensors: Sequence[Tensor]) -> list[int]:

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from . import ahead
 from .blocks import BLOCK, Scratch, blocks, in_memory_order
-from .lattice import Bits, Lattice, lattice, number, through_bounds
+from .lattice import Bits, Lattice, lattice, lattice_of_numbers, number, through_bounds
 from .traced_quantize import is_traced, traced_quantize
 
 __all__ = ["Bits", "Lattice", "fake_quantize", "lattice"]
@@ -159,6 +159,8 @@ def forward(
     least: float,
     most: float,
 ) -> Tensor:
+    if ahead.is_left_out(x, q_m, axis):  # in inference mode
+        return x.clone()
     return quantized(x, known(lattice(d, q_m, t, Bits(signed, least, most))), axis, signed)
 
 
@@ -229,9 +231,10 @@ def slopes_of(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `slopes`, for tensors of any size."""
     _, x, grad = tensors
-    if is_small(x, dtype) and grad.is_contiguous() and (on.d.ndim or x.ndim == 1):
+    if is_small(x, dtype) and grad.is_contiguous():
         here = on.each(lambda one: broadcast(one, x.ndim, axis))
-        return slopes(tensors, here, signed, exponent, (torch.empty_like(x), torch.empty_like(x)))
+        parts = tensors if on.d.ndim else [one.view(-1) for one in tensors]
+        return slopes(parts, here, signed, exponent, (torch.empty_like(parts[0]), torch.empty_like(parts[0])))
     scratch, sums = Scratch(2 if x.dtype == dtype else 5, dtype), []
     for here, parts in blocks(on, in_memory_order(axis if on.d.ndim else None, *tensors)):
         sums.append(slopes(parts, here, signed, exponent, scratch.like(parts[0])))
@@ -296,9 +299,10 @@ class FakeQuantize(torch.autograd.Function):
         ctx.save_for_backward(x, d, q_m, t)
         ctx.rest, ctx.on = rest, None
         if is_direct(x):
-            axis, *bits = rest
-            ctx.on = known(lattice(d, q_m, t, Bits(*bits)))
-            return quantized(x, ctx.on, axis, bits[0])
+            axis, bits = rest[0], Bits(*rest[1:])
+            here = lattice_of_numbers(d, q_m, bits) if t is None else None
+            ctx.on = here or known(lattice(d, q_m, t, bits))
+            return quantized(x, ctx.on, axis, bits.signed)
         with torch._C._AutoDispatchBelowAutograd():
             result: Tensor = torch.ops.getac.fake_quantize.default(x, d, q_m, t, *rest)
             return result
@@ -320,8 +324,10 @@ class FakeQuantize(torch.autograd.Function):
 def differentiable(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
     if t is None and is_traced():
         return traced_quantize(x, d, q_m, *rest)
-    if t is None and (known_result := ahead.take((x, d, q_m), rest)) is not None:
-        return known_result
+    if ahead.is_left_out(x, q_m, rest[0]):
+        return x
+    if t is None and (there := ahead.take((x, d, q_m), rest)) is not None:
+        return there
     result: Tensor = FakeQuantize.apply(x, d, q_m, t, *rest)  # type: ignore[no-untyped-call]
     return result
 

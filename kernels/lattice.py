@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ __all__ = [
     "Bits",
     "Lattice",
     "lattice",
+    "lattice_of_numbers",
     "number",
     "through_bounds",
 ]
@@ -101,6 +103,25 @@ def lattice(d: Tensor, q_m: Tensor, t: Tensor | None, bits: Bits) -> Lattice:
     return Lattice(step, q_m, exponent, reach / step)
 
 
+def lattice_of_numbers(d: Tensor, q_m: Tensor, bits: Bits) -> Lattice | None:
+    """The same for one step on a CPU, from its parameters as numbers: operators would cost more.
+
+    Returns:
+        None where d and q_m are not scalars in float32, or cannot be used as they are.
+    """
+    if d.ndim or d.device.type != "cpu" or d.dtype != torch.float32 or q_m.dtype != torch.float32:
+        return None
+    step, reach = np.float32(d.item()), np.float32(q_m.item())
+    if not LEAST <= reach <= GREATEST:
+        return None
+    most = bits.top(bits.most)
+    if bits.fixed:
+        return Lattice(q_m / most, q_m, None, most)
+    if not reach / np.float32(most) <= step <= reach / np.float32(bits.top(bits.least)):
+        return None
+    return Lattice(d, q_m, None, float(reach / step))
+
+
 def number(parameter: Tensor) -> float | None:
     """A parameter as a number, where nobody has to wait for a device to know it."""
     return parameter.item() if parameter.ndim == 0 and parameter.device.type == "cpu" else None
@@ -120,6 +141,8 @@ def through_bounds(
     """
     if bits.fixed:
         from_d, to_d = to_d / on.top, torch.zeros_like(d)
+    elif d is on.d:
+        return to_d, to_top / on.top, torch.zeros_like(d)
     else:
         bounded = d != on.d
         from_d, to_d = to_d.where(bounded, 0) / on.top, to_d.masked_fill(bounded, 0)

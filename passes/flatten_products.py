@@ -32,6 +32,10 @@ from getac.placement import is_layer, place
 
 __all__ = ["FlattenProducts"]
 
+ZERO_IS_A_SIZE = 1
+"""Reshape's allowzero where the shape is computed: an empty batch or sequence has a size of 0 in it, which
+would else stand for that of the input. Stored shapes have an open size, which allowzero forbids beside a 0."""
+
 
 @dataclass(frozen=True)
 class FlattenProducts:
@@ -116,7 +120,8 @@ class Flattener:
         return joined.outputs[0]
 
     def reshape(self, x: ir.Value, shape: ir.Value, name: str) -> ir.Node:
-        return new_node(self.graph, "Reshape", [x, shape], name, ir.DataType.FLOAT)
+        zero = 0 if is_stored(shape) else ZERO_IS_A_SIZE
+        return new_node(self.graph, "Reshape", [x, shape], name, ir.DataType.FLOAT, allowzero=zero)
 
     def row(self, bias: ir.Value, units: int) -> ir.Value:
         """A stored bias of shape (units,), made of one with leading sizes of 1."""
@@ -154,3 +159,5 @@ def turn_into_reshape(add: ir.Node, product: ir.Value, shape: ir.Value) -> None:
     add.op_type = "Reshape"
     add.replace_input_with(0, product)
     add.replace_input_with(1, shape)
+    if not is_stored(shape):
+        add.attributes["allowzero"] = ir.AttrInt64("allowzero", ZERO_IS_A_SIZE)

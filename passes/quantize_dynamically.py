@@ -80,13 +80,18 @@ def write(node: ir.Node, state: State, quantized: dict[ir.Value, ir.Node]) -> No
     ir.convenience.replace_all_uses_with(output, new, replace_graph_outputs=True)
     node.graph.remove(node, safe=True)
     new.name, made[0].name = name, node.name  # the report knows the layer by it
+    if output in state.quantizers:
+        state.quantizers[new] = state.quantizers.pop(output)
 
 
 def dynamic_quantizer(node: ir.Node, x: ir.Value) -> ir.Node:
     """The integers, the step and the zero point of x, for all layers that read it."""
     assert isinstance(node.graph, ir.Graph)
     names = [f"{x.name}.{part}" for part in ("int", "scale", "zero_point")]
-    outputs = [ir.Value(name=name, type=ir.TensorType(t)) for name, t in zip(names, (UINT8, FLOAT, UINT8), strict=True)]
+    outputs = [
+        ir.Value(name=name, type=ir.TensorType(t))
+        for name, t in zip(names, (UINT8, FLOAT, UINT8), strict=True)
+    ]
     made = ir.node("DynamicQuantizeLinear", [x], outputs=outputs, name=f"{x.name}.quantized")
     node.graph.insert_before(node, made)
     return made
@@ -107,7 +112,12 @@ def product(
     sums = new_node(graph, "MatMulInteger", [x, matrix, zero, point], label, INT32)
     floats = new_node(graph, "Cast", [sums.outputs[0]], f"{label}.floats", FLOAT, to=int(FLOAT))
     unit = new_node(graph, "Mul", [scale, steps], f"{label}.unit", FLOAT)
-    made = [sums, floats, unit, new_node(graph, "Mul", [floats.outputs[0], unit.outputs[0]], f"{label}.restored", FLOAT)]
+    made = [
+        sums,
+        floats,
+        unit,
+        new_node(graph, "Mul", [floats.outputs[0], unit.outputs[0]], f"{label}.restored", FLOAT),
+    ]
     if weights.bias is not None:
         bias = add_initializer(graph, f"{name}.bias", weights.bias)
         made.append(new_node(graph, "Add", [made[-1].outputs[0], bias], f"{label}.shifted", FLOAT))

@@ -25,7 +25,7 @@ import onnx_ir as ir
 
 from getac.errors import GetacError
 from getac.onnx_graph.branches import Branches
-from getac.onnx_graph.edit import add_initializer, swap_output_name
+from getac.onnx_graph.edit import add_initializer, array_of, is_stored, swap_output_name, unique_name
 from getac.onnx_graph.qdq import Storage, quantizer_nodes, restoring_nodes
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.staircase import GRID, Misfit, fit_levels, fit_staircase
@@ -59,6 +59,8 @@ class RecognizeQuantizers:
     def run(self, state: State) -> None:
         if not (any(map(makes_levels, state.model.graph)) or has_integers(state.model.graph)):
             return
+        for node in list(state.model.graph):
+            scale_weight(node)
         branches = Branches(state.model)
         store_biases(branches)
         for end in list(weight_ends(branches)):
@@ -121,6 +123,32 @@ def weight_ends(branches: Branches) -> Iterator[ir.Value]:
 def is_weight(user: ir.Node, index: int) -> bool:
     layer = user.op_type in LAYERS and index < BIAS
     return user.domain in STANDARD and (layer or (user.op_type == "Gather" and index == 0))
+
+
+def scale_weight(node: ir.Node) -> None:
+    """MatMul(x, Cast(W_int)) * s becomes MatMul(x, Cast(W_int) * s): steps belong to the weight."""
+    product = node.inputs[0].producer() if node.op_type == "Mul" and node.inputs[0] is not None else None
+    weight = product.inputs[1] if product is not None and product.op_type == "MatMul" else None
+    cast, steps, graph = weight.producer() if weight is not None else None, node.inputs[-1], node.graph
+    if cast is None or product is None or steps is None or not isinstance(graph, ir.Graph):
+        return
+    integers = cast.inputs[0] if cast.op_type == "Cast" and cast.inputs else None
+    mine = len(product.outputs[0].uses()) == 1 and product.graph is graph
+    if integers is None or integers.dtype not in INTEGERS or not is_stored(steps) or not mine:
+        return
+    array = array_of(steps)
+    if array.size != (array.shape[-1] if array.ndim else 1):
+        return  # more than a row
+    row = add_initializer(graph, f"{steps.name}.row", array.reshape(-1) if array.ndim else array)
+    scaled = ir.node("Mul", [weight, row], name=unique_name(graph, f"{product.name}.weight"))
+    scaled.outputs[0].name, scaled.outputs[0].type = scaled.name, node.outputs[0].type
+    graph.insert_before(product, scaled)
+    product.replace_input_with(1, scaled.outputs[0])
+    made, name = product.outputs[0], node.outputs[0].name
+    made.shape = node.outputs[0].shape
+    ir.convenience.replace_all_uses_with(node.outputs[0], made, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    made.name = name
 
 
 def store_biases(branches: Branches) -> None:

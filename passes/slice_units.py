@@ -14,6 +14,7 @@ from getac.axes.axis import kept
 from getac.choice import BiasFold, Choice
 from getac.errors import OptionError, UnsupportedModelError
 from getac.onnx_graph.edit import (
+    Array,
     add_initializer,
     array_of,
     insert_after,
@@ -27,6 +28,8 @@ from getac.pipeline import Effect, Fact, State
 from getac.slicing import cut_units
 
 __all__ = ["SliceUnits"]
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,10 @@ class SliceUnits:
         if not isinstance(state.program, ir.Model):
             slice_module(state, analysis, choice)
             return
-        for fold in choice.folds:
-            add_to_bias(fold, state)
+        additions = [(fold, constant_of(fold, analysis, choice)) for fold in choice.folds]
         cut_units(OnnxEditor(state.model.graph), analysis, choice.masks)
+        for fold, constant in additions:  # to biases that are cut by now, like the constants
+            add_to_bias(fold, constant, state)
         slice_quantizers(state, analysis, choice)
 
     def check(self, state: State) -> None:
@@ -98,18 +102,30 @@ def slice_quantizers(state: State, analysis: Analysis, choice: Choice) -> None:
             state.quantizers[value] = state.quantizers[value].take(mask, dimension)
 
 
-def add_to_bias(fold: BiasFold, state: State) -> None:
+def constant_of(fold: BiasFold, analysis: Analysis, choice: Choice) -> Array:
+    """What the removed units' constants contribute to the sums of a node, of which units may go as well.
+
+    Shape (units of the node that stay,). Must be called while the weight is whole.
+    """
+    node, rule = fold.node.identity, fold.node.rule
+    assert isinstance(node, ir.Node) and rule is not None
+    weight = array_of(node.inputs[1])
+    sums = rule.bias_from_constants(weight.astype(np.float64), fold.constants).astype(weight.dtype)
+    axes = analysis.axes[node.outputs[0]]
+    return np.asarray(sums[kept(axes[1 if node.op_type in CONVOLUTIONS else -1], choice.masks)])
+
+
+def add_to_bias(fold: BiasFold, delta: Array, state: State) -> None:
     """Adds what the removed units' constants contributed to the node's bias, making one if need be.
 
     before   y = Conv(x, W, b)     x[:, removed] = c
     after    y = Conv(x, W, b + sum of W[:, removed] c)
 
-    A MatMul has no bias: it becomes a Gemm where its operands are matrices, and gets an Add otherwise.
+    A MatMul has no bias: it becomes a Gemm where its operands are matrices, and gets an Add otherwise. So does
+    a bias that is computed.
     """
-    node, rule = fold.node.identity, fold.node.rule
-    assert isinstance(node, ir.Node) and rule is not None and isinstance(node.graph, ir.Graph)
-    weight = array_of(node.inputs[1])
-    delta = rule.bias_from_constants(weight.astype(np.float64), fold.constants).astype(weight.dtype)
+    node = fold.node.identity
+    assert isinstance(node, ir.Node) and isinstance(node.graph, ir.Graph)
     if node.op_type == "MatMul" and all(rank == 2 for rank in ranks(node.inputs, state)):
         node.op_type = "Gemm"
     if node.op_type == "MatMul":
@@ -118,12 +134,21 @@ def add_to_bias(fold: BiasFold, state: State) -> None:
         add.outputs[0].name = f"{node.outputs[0].name}.shifted"
         add.outputs[0].type = node.outputs[0].type
         insert_after(node, add)
-    elif len(node.inputs) > 2 and is_stored(node.inputs[2]):
+        return
+    if node.op_type == "Gemm":
+        delta = (delta / node.attributes.get_float("beta", 1.0)).astype(delta.dtype)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if is_stored(bias):
         bias = own_input(node, 2)
-        scale = node.attributes.get_float("beta", 1.0) if node.op_type == "Gemm" else 1.0
-        replace_tensor(bias, (array_of(bias) + np.asarray(delta) / scale).astype(weight.dtype))
-    else:
-        set_input(node, 2, add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta))
+        replace_tensor(bias, (array_of(bias) + delta).astype(delta.dtype))
+        return
+    constant = add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta)
+    if bias is not None:
+        add = ir.node("Add", [bias, constant], name=f"{constant.name}.added")
+        add.outputs[0].name, add.outputs[0].type = f"{constant.name}.sum", bias.type
+        node.graph.insert_before(node, add)
+        constant = add.outputs[0]
+    set_input(node, 2, constant)
 
 
 def ranks(values: Sequence[ir.Value | None], state: State) -> list[int]:

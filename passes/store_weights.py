@@ -63,7 +63,7 @@ def store(node: ir.Node, state: State) -> None:
     name, weights = weight.name or "weight", read_weights(node, state.quantizers[weight])
     if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0) and fits(turned(weights)):
         weights = turned(weights)
-        split(node, weights)
+        split(node, weights, state)
     else:
         set_normal_form(node, weights)
     form = kernel_weight if node.op_type == "MatMul" and fits(weights) else scaled_weight
@@ -81,7 +81,7 @@ def turned(weights: Weights) -> Weights:
     return replace(weights, weight=weights.weight.T, axis=1, quantizer=weights.quantizer.transposed())
 
 
-def split(node: ir.Node, weights: Weights) -> None:
+def split(node: ir.Node, weights: Weights, state: State) -> None:
     """A Gemm becomes a MatMul and the Add of its bias, which onnxruntime gives to MatMulNBits.
 
     There is no MatMulNBits in place of a Gemm; it is faster than a Gemm of floats at any batch.
@@ -95,7 +95,10 @@ def split(node: ir.Node, weights: Weights) -> None:
         return
     row = add_initializer(graph, f"{bias.name}.row", weights.bias)
     name = f"{node.outputs[0].name}.shifted"
-    insert_after(node, new_node(graph, "Add", [node.outputs[0], row], name, ir.DataType.FLOAT))
+    add = new_node(graph, "Add", [node.outputs[0], row], name, ir.DataType.FLOAT)
+    insert_after(node, add)
+    if node.outputs[0] in state.quantizers:  # it rounds what the bias was added to
+        state.quantizers[add.outputs[0]] = state.quantizers.pop(node.outputs[0])
 
 
 def keep_quantizers(state: State) -> None:

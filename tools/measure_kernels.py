@@ -22,10 +22,12 @@ if __name__ == "__main__":  # run by path: make `tools` importable
 
 import numpy as np
 
+from getac.cli.console import print_error
+from getac.errors import GetacError
 from getac.kernel_costs import CostTable, Kind, Strategy
 from getac.kernel_costs.table import Grid, Steps, Transitions
 from getac.kernel_costs.writing import as_json
-from getac.onnx_graph.write import atomic_write_text
+from getac.onnx_graph.write import atomic_write_text, check_output
 from getac.plan import versions
 from getac.runtime import measure_latency, open_session
 from tools.benchmark import machine
@@ -98,16 +100,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the table there, not to the terminal"
     )
-    parser.add_argument("--runs", type=int, default=1, metavar="N", help="medians of N tables; default 1")
+    parser.add_argument("--runs", type=positive, default=1, metavar="N", help="medians of N tables; default 1")
     parser.add_argument("--quick", action="store_true", help="few entries, badly measured: the form")
     options = parser.parse_args(arguments)
-    setting = QUICK if options.quick else FULL
-    text = as_json(medians([measure(setting) for _ in range(max(1, options.runs))]))
-    if options.json:
-        atomic_write_text(options.json, text)
+    try:
+        write_table(options.json, QUICK if options.quick else FULL, options.runs)
+    except GetacError as error:
+        print_error(error)
+        return error.exit_code
+    return 0
+
+
+def write_table(path: Path | None, setting: Setting, runs: int) -> None:
+    """Measures, and writes to a file or the terminal; a file that cannot be written is refused before."""
+    if path is not None:
+        check_output(path)
+    text = as_json(medians([measure(setting) for _ in range(runs)]))
+    if path is not None:
+        atomic_write_text(path, text)
     else:
         print(text, end="")
-    return 0
+
+
+def positive(text: str) -> int:
+    """A count, for the parser of arguments."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, not {text}")
+    return int(text)
 
 
 def measure(setting: Setting) -> CostTable:

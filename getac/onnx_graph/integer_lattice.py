@@ -167,7 +167,7 @@ def record_of(node: ir.Node, known: Range, shape: tuple[int, ...] | None) -> Qua
     """
     scale, zero = parameters(node)
     if scale.ndim and shape is None:
-        raise Refused("an activation with a scale per channel")
+        raise Refused("an activation with a scale per channel or block")
     zeros = np.unique(zero.astype(np.int64))
     if zeros.size > 1:
         raise Refused("zero points that differ between channels")

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from getac.errors import OptionError
 from getac.onnx_graph.edit import is_stored
 from getac.onnx_graph.packed import Packer, numbers_of
-from getac.onnx_graph.packing import COMPUTED_AS, Target, packings
+from getac.onnx_graph.packing import COMPUTED_AS, Target, in_four_bits, packings
 from getac.onnx_graph.raising import raise_opset, why_not_raise
 
 __all__ = ["pack_weights", "target_of"]
@@ -30,11 +30,12 @@ def pack_weights(model: ir.Model, target: Target) -> str | None:
     packer = Packer(model.graph)
     weights = [value for value in model.graph.initializers.values() if is_packable(value)]
     for value in sorted(weights, key=stored_bytes, reverse=True):  # the largest pay for tables
-        ways = packings(numbers_of(value), target, types)
-        options = {packing: packer.nbytes(value, packing) for packing in ways}
-        best = min(options, key=lambda packing: options[packing], default=None)
-        if best is not None and options[best] < stored_bytes(value):
-            packer.pack(value, best)
+        for ways in (packings, in_four_bits):  # later tensors share the tables of earlier ones
+            options = [(packer.nbytes(value, one), one) for one in ways(numbers_of(value), target, types)]
+            nbytes, best = min(options, key=lambda option: option[0], default=(stored_bytes(value), None))
+            if best is not None and nbytes < stored_bytes(value):
+                packer.pack(value, best)
+                break
     packer.finish()
     stored = {value.dtype for value in model.graph.initializers.values()}
     if TWO_BITS & stored and not why_not:
@@ -76,9 +77,15 @@ def reads_weights(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
         users = node.outputs[0].uses()
         return not node.outputs[0].is_graph_output() and all(reads_weights(*use, dtype) for use in users)
     floats = casts_to(node)
-    return node.op_type in ("DequantizeLinear", "Gather") or (
-        floats is not None and floats.is_floating_point()
-    )
+    if floats is not None and floats.is_floating_point():
+        return True
+    return node.op_type == "DequantizeLinear" or (node.op_type == "Gather" and not restores_bytes(node))
+
+
+def restores_bytes(gather: ir.Node) -> bool:
+    """Whether a Gather's table is one of ours, which says what stored bytes mean."""
+    rows = gather.inputs[1].producer() if gather.inputs[1] is not None else None
+    return rows is not None and casts_to(rows) is not None and is_stored(rows.inputs[0])
 
 
 def casts_to(node: ir.Node) -> ir.DataType | None:

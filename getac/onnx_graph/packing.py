@@ -22,7 +22,7 @@ import onnx_ir as ir
 from getac.kernels.packing import bits_needed, common_shift, digits_per_byte, part_of, part_widths
 from getac.onnx_graph.edit import Array
 
-__all__ = ["COMPUTED_AS", "Packing", "Part", "Target", "digits_name", "packings"]
+__all__ = ["COMPUTED_AS", "Packing", "Part", "Target", "digits_name", "in_four_bits", "packings"]
 
 COMPUTED_AS = {
     **{
@@ -139,8 +139,6 @@ def packings(integers: Array, target: Target, types: frozenset[ir.DataType]) -> 
     bits, signed = bits_needed(low >> shift, high >> shift), low < 0
     if bits < 8 * integers.itemsize:
         yield Packing(0, tuple(parts_of(bits, shift, signed, 0, target, types)))
-    if bits < 4:  # few weights do not pay for a table
-        yield Packing(0, tuple(parts_of(4, shift, signed, 0, target, types)))
     rest = Packing(low, ()).above_offset(integers)
     shift = common_shift(rest)
     count = ((high - low) >> shift) + 1
@@ -148,6 +146,13 @@ def packings(integers: Array, target: Target, types: frozenset[ir.DataType]) -> 
         yield Packing(low, (Part(shift, None, 0, count, low),))
     elif count > 1 and bits_needed(0, count - 1) < bits:
         yield Packing(low, tuple(parts_of(bits_needed(0, count - 1), shift, False, low)))
+
+
+def in_four_bits(integers: Array, target: Target, types: frozenset[ir.DataType]) -> Iterator[Packing]:
+    """Fewer bits in a type of four: for weights so few that they do not pay for a table."""
+    low, high = int(integers.min()), int(integers.max())
+    if integers.itemsize < 4 and bits_needed(low, high) < 4:
+        yield Packing(0, tuple(parts_of(4, 0, low < 0, 0, target, types)))
 
 
 def narrower(bits: int) -> Iterator[Packing]:

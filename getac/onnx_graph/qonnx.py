@@ -5,8 +5,8 @@
 
 From b bits, low and high are 0 and 2^b - 1, or -2^(b-1) and 2^(b-1) - 1 where signed; `narrow` leaves out one
 integer at the end that has one more. They are local functions of the model from here on, and recognised like
-any other quantizer. QONNX 1.0 and Brevitas write them in the domains below; QONNX's own conversion of Q/DQ leaves
-zero points in their type of integers.
+any other quantizer. QONNX 1.0 and Brevitas write them in the domains below; QONNX's own conversion of Q/DQ
+leaves zero points in their type of integers.
 """
 
 from __future__ import annotations

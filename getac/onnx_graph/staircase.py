@@ -117,9 +117,11 @@ def saturation(values: Floats, sign: int) -> tuple[float, float]:
     if not y.any():
         return 0.0, 0.0
     window = int(np.searchsorted(x, x[0] * STAYS))
-    for start in np.flatnonzero(y)[: max(y.size - window, 0)]:
+    starts = np.flatnonzero(y[: max(y.size - window, 0)])
+    last = starts + window - 1
+    for start in starts[np.abs(y[last] - y[starts]) <= x[last] * NOISE]:  # most are ruled out by this alone
         later = slice(start, start + window)
-        if (np.abs(y[later] - y[start]) <= x[later] * NOISE).all() and start + window <= y.size:
+        if (np.abs(y[later] - y[start]) <= x[later] * NOISE).all():
             return sign * float(x[start]), float(y[start])
     raise Misfit("it has no greatest or no least level")
 

@@ -21,6 +21,8 @@ STANDARD = ("", "ai.onnx")
 PRODUCTS = ("Gemm", "MatMul")
 DYNAMIC = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
 WORTH_PACKING = 4096  # weights; the nodes that unpack fewer take as much as they save
+MULTIPLYING = ("QLinearConv", "QLinearMatMul", "QGemm")
+NARROW = (ir.DataType.INT4, ir.DataType.UINT4)
 WIDE = (ir.DataType.INT16, ir.DataType.UINT16)
 
 
@@ -141,15 +143,40 @@ def whole_table(node: ir.Node) -> str | None:
     return "a whole table is dequantized at every run, for the rows that a Gather takes"
 
 
+def narrow_weight(node: ir.Node) -> str | None:
+    weight = weight_of(node)
+    stored = weight.inputs[0] if weight is not None else None
+    if stored is None or stored.dtype not in NARROW or not comes_quantized(node):
+        return None
+    return "weights of INT4 behind quantized activations: the layer does not fuse, and runs in floats"
+
+
+def clipped_product(node: ir.Node) -> str | None:
+    weight = weight_of(node)
+    if weight is None or node.op_type != "MatMul" or comes_quantized(node):
+        return None
+    users = node.outputs[0].consumers()
+    if len(users) == 1 and users[0].op_type == "Add":
+        users = users[0].outputs[0].consumers()
+    if len(users) != 1 or users[0].op_type not in ("Relu", "Clip"):
+        return None
+    return "a Relu or Clip keeps a MatMul from becoming MatMulNBits: its weight is restored at every run"
+
+
 def integer_operator(node: ir.Node) -> str | None:
     if not is_qoperator(node):
         return None
+    zero = node.inputs[2] if node.op_type in MULTIPLYING and len(node.inputs) > 2 else None
+    if zero is not None and zero.dtype is ir.DataType.INT8:
+        return "operators on integers of INT8 (QLinearConv ...) take many times as long as those of UINT8"
     return "operators on integers (QLinearConv ...): as fast as Q/DQ pairs, but few other runtimes know them"
 
 
 def dynamic(node: ir.Node) -> str | None:
     if node.op_type not in DYNAMIC:
         return None
+    if node.op_type == "ConvInteger":
+        return "convolutions whose activations are quantized while the model runs are slower than in floats"
     return "activations are quantized while the model runs; with data to calibrate on, they need not be"
 
 
@@ -159,6 +186,8 @@ CHECKS: tuple[Check, ...] = (
     missing_zero_point,
     unsigned_weight,
     spare_weight,
+    narrow_weight,
+    clipped_product,
     float_bias,
     float_result,
     whole_table,

@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,7 +84,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = _target(path)
     with _temporary(target) as temporary:
         _fill(temporary, lambda file: file.write(b""))
-        mode = stat.S_IMODE(temporary.stat().st_mode)
+        try:
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+        except OSError as error:
+            raise _failure(target, error) from error
         yield temporary
         try:
             with open(temporary, "rb") as file:
@@ -238,7 +241,17 @@ def _target(path: str | os.PathLike[str]) -> Path:
     """The file behind `path` (a link keeps pointing to it), if it is one that can be made or replaced."""
     if not isinstance(path, str | os.PathLike):
         raise OutputError("the output is no path", found=type(path).__name__, required="the name of a file")
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+        _check_place(target, path)
+    except ValueError as error:  # a zero byte
+        raise OutputError("the output is no path", where=repr(path), found=str(error)) from error
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise _failure(Path(path), error) from error
+    return target
+
+
+def _check_place(target: Path, path: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise OutputError("the output is a folder", where=str(path), required="the name of a file")
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
@@ -247,7 +260,6 @@ def _target(path: str | os.PathLike[str]) -> Path:
         raise OutputError(
             "the output's folder does not exist", where=str(path), found=f"no folder {target.parent}"
         )
-    return target
 
 
 def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -272,7 +284,17 @@ def _temporary(target: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(file: Path) -> None:
+    """Removes what may be there.
+
+    A read-only disk refuses to remove even what is not there. What led here is the error to tell, and of the
+    cleaning up after it there is nothing to say.
+    """
+    with suppress(OSError):
+        os.unlink(file)
 
 
 def _fill(temporary: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -312,7 +334,7 @@ def _rename_both(data_file: Path, data_path: Path, model_file: Path, target: Pat
             _rename(data_file, data_path)
             _rename(model_file, target)
         except OutputError:
-            data_path.unlink(missing_ok=True)
+            _remove(data_path)
             if old_data.exists():
                 _rename(old_data, data_path)
             raise

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from torch import fx
 
 from getac.errors import OptionError
+from getac.qasso.floats import QuantizeFrom
 from getac.qasso.joint import JointConstants
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Schedule, is_whole
@@ -17,7 +18,14 @@ __all__ = ["Removal", "check_given", "check_joint", "check_whole"]
 Removal = Literal["period", "end", "never"]
 
 
-def check_given(schedule: object, pruning: object, constants: object, removal: str, every: object) -> None:
+def check_given(
+    schedule: object,
+    pruning: object,
+    constants: object,
+    removal: str,
+    every: object,
+    quantize_from: str = "warm-up",
+) -> None:
     kinds = (("schedule", schedule, Schedule), ("pruning", pruning, Pruning))
     for name, value, kind in (*kinds, ("constants", constants, JointConstants)):
         if not isinstance(value, kind) and (value is not None or kind is Schedule):
@@ -40,6 +48,13 @@ def check_given(schedule: object, pruning: object, constants: object, removal: s
             where="removal",
             required=", ".join(get_args(Removal)),
             found=repr(removal),
+        )
+    if quantize_from not in get_args(QuantizeFrom):
+        raise OptionError(
+            "there are no quantizers from that stage on",
+            where="quantize_from",
+            required=", ".join(get_args(QuantizeFrom)),
+            found=repr(quantize_from),
         )
 
 

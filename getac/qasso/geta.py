@@ -13,6 +13,7 @@ from getac.fx_graph.capture import is_captured
 from getac.lowering import lower
 from getac.qasso.bounds import widen
 from getac.qasso.checks import Removal, check_whole
+from getac.qasso.floats import QuantizeFrom
 from getac.qasso.joint import JointConstants
 from getac.qasso.optimizer import QASSO
 from getac.qasso.pruning import Cost, Pruning
@@ -161,6 +162,7 @@ class GETA:
         constants: JointConstants | None = None,
         removal: Removal = "period",
         check_every: int = 1,
+        quantize_from: QuantizeFrom = "warm-up",
         **options: Any,
     ) -> QASSO:
         """The optimizer that prunes and quantizes while it trains; see `getac.QASSO`.
@@ -172,6 +174,7 @@ class GETA:
             schedule: All stages; in its place, the next six say how many of the steps each has.
             warm_up: A whole number of steps, or a share of all; `projection`, `joint`, `cool_down` likewise.
             joint_periods: None: 4 to 16, with 50 steps or more where there are enough.
+            quantize_from: "warm-up", or "projection": warm-up trains floats.
             options: Those of the base optimizer: momentum, weight_decay, betas, ...
 
         Raises:
@@ -209,6 +212,7 @@ class GETA:
             constants=constants,
             removal=removal,
             check_every=check_every,
+            quantize_from=quantize_from,
             **options,
         )
         if self._checkpoint is not None:

@@ -20,6 +20,7 @@ from getac.errors import OptionError
 from getac.qasso.bounds import FallingBounds, read_bounds, write_bounds
 from getac.qasso.checks import Removal, check_given, check_joint, check_whole
 from getac.qasso.finite import GoodBuffers, check_finite
+from getac.qasso.floats import FloatWarmUp, QuantizeFrom
 from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
 from getac.qasso.metrics import Metrics, cost_of, measure
 from getac.qasso.position import KEY, Position, no_units, saved_position
@@ -63,6 +64,9 @@ class QASSO(Optimizer):
         check_every: In which steps gradients are checked to be finite, which waits for the device: every
             step, every second, ...; 0: never. With other values than 1, the last good state may be
             lost: a step that is not checked changes parameters and running statistics.
+        quantize_from: The stage from which on there are quantizers. "warm-up": they train from the start, as
+            in the paper. "projection": warm-up trains floats, which is quicker, and the ranges are those of
+            its last step (one process; a module under torch.compile keeps its quantizers).
         options: Arguments of the base optimizer: momentum, weight_decay, betas, foreach, ...
 
     Raises:
@@ -85,12 +89,15 @@ class QASSO(Optimizer):
         constants: JointConstants | None = None,
         removal: Removal = "period",
         check_every: int = 1,
+        quantize_from: QuantizeFrom = "warm-up",
         **options: Any,
     ) -> None:
         state_of(module)  # it was prepared
-        check_given(schedule, pruning, constants, removal, check_every)
+        check_given(schedule, pruning, constants, removal, check_every, quantize_from)
         self.module, self.schedule, self.removal = module, schedule, removal
         self._small: SmallWeights | None = None
+        self.quantize_from = quantize_from
+        self._floats: FloatWarmUp | None = None
         self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
         self.check_every = check_every
         self.base = base_optimizer(module, variant, params, lr, quantizer_lr, step_lr, options)
@@ -105,8 +112,19 @@ class QASSO(Optimizer):
         self._look()
         dense = cost_of(self.table.analysis, {}, None)
         self.position = Position.start(self.table.size, dense, self.table.device)
+        self._choose_floats()
         if not state_of(self.module).removals:  # otherwise it is being resumed, or the first step will tell
             self._plan()
+
+    def _choose_floats(self) -> None:
+        """Leaves quantizers out of a warm-up that was asked to be in floats; its last step sets ranges."""
+        left = self.schedule.warm_up - self.position.step
+        if self.quantize_from == "projection" and left > 0:
+            self._floats = self._floats or FloatWarmUp(self.module)
+            self._floats.observing = left == 1
+        elif self._floats is not None:
+            self._floats.end()
+            self._floats = None
 
     def _plan(self) -> None:
         """Decides how many units go, while there is nothing to lose."""
@@ -184,6 +202,7 @@ class QASSO(Optimizer):
         if moment.stage is not Stage.WARM_UP:
             self.projection.apply()
         self.position.step += 1
+        self._choose_floats()
         if moment.stage is Stage.JOINT and moment.is_last:
             self._end_joint_period(moment)
         if self.moment.is_first:
@@ -263,6 +282,8 @@ class QASSO(Optimizer):
         if self.position.gone.any():
             self._remove()
         self._fix_bits()
+        if self._floats is not None:
+            self._floats.end()
         if self._small is not None:
             self._small.detach()
 
@@ -277,6 +298,7 @@ class QASSO(Optimizer):
         return {
             **self.pruning.settings,
             "removal": self.removal,
+            "quantize_from": self.quantize_from,
             "bit_reduction": None if reduction is None else float(reduction),
             **{name: float(value) for name, value in vars(self.constants).items()},
         }
@@ -309,4 +331,5 @@ class QASSO(Optimizer):
         self.bounds = replace(self.bounds, starts=own["starts"], targets=own["targets"])
         write_bounds(self.module, own["bounds"])
         self.position = Position.of_state(own["position"], self.table.device)
+        self._choose_floats()
         self._look()

@@ -47,7 +47,7 @@ class SmallWeights:
             one.remove()
 
     def _quantize(self, module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or ahead.leaves_out():
             return
         for group in self.groups:
             if not is_direct(group.weights[0]):
@@ -64,22 +64,23 @@ def forget(module: nn.Module, inputs: Any, outputs: Any) -> None:
 def alike(module: fx.GraphModule) -> Iterable[list[tuple[Tensor, PlacedQuantizer]]]:
     """Weights, with their quantizers, that can be quantized by one call."""
     found: dict[Any, list[tuple[Tensor, PlacedQuantizer]]] = {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     for one in find_quantizers(module):
-        weight = small_weight(module, one)
-        if weight is not None:
+        weight = parameters.get(str(one.x.target)) if fits(one) else None
+        if weight is not None and is_small(weight):
             key = weight[0].numel(), weight.dtype, weight.device, one.d.dtype, one.bits
             found.setdefault(key, []).append((weight, one))
     return found.values()
 
 
-def small_weight(module: fx.GraphModule, quantizer: PlacedQuantizer) -> Tensor | None:
-    """The weight, if it is a small parameter with a step for each row; one without an exponent."""
-    if quantizer.x.op != "get_attr" or quantizer.axis != 0 or quantizer.t.requires_grad:
-        return None
-    weight = dict(module.named_parameters(remove_duplicate=False)).get(str(quantizer.x.target))
-    if weight is None or quantizer.d.ndim != 1 or not weight.is_contiguous() or weight.numel() > SMALL:
-        return None
-    return weight if weight.requires_grad and quantizer.d.requires_grad else None
+def fits(quantizer: PlacedQuantizer) -> bool:
+    """Whether it has a step for each row of a stored tensor, and no exponent."""
+    is_plain = quantizer.node.args[3] is None and quantizer.d.requires_grad
+    return is_plain and quantizer.x.op == "get_attr" and quantizer.axis == 0 and quantizer.d.ndim == 1
+
+
+def is_small(weight: Tensor) -> bool:
+    return weight.requires_grad and weight.is_contiguous() and weight.numel() <= SMALL
 
 
 def packed(several: Sequence[tuple[Tensor, PlacedQuantizer]]) -> Iterator[Group]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -39,6 +40,14 @@ def findings(body, inputs, **tensors):
          {"w": W8[:, :, 0, 0], "zw": np.int8(0), "b": np.ones(4, F32)}, "a bias in floats", "y"),
         (f"{WEIGHT}  i = Cast<to = 7>(x)  y = Gather(wd, i)", ROWS, {"w": W8[:, :, 0, 0], "zw": np.int8(0)},
          "a whole table is dequantized", "y"),
+        (f"{WEIGHT}  c = MatMul(x, wd)  r = Relu(c)  y = Neg(r)", ROWS,
+         {"w": W8[:3, :, 0, 0], "zw": np.int8(0)}, "a Relu or Clip keeps a MatMul", "c"),
+        (f"{Q}  {WEIGHT}  y = MatMul(xd, wd)", ROWS,
+         {"z": np.uint8(9), "w": (W8[:3, :, 0, 0] % 7).astype(ml_dtypes.int4),
+          "zw": np.zeros((), ml_dtypes.int4)}, "weights of INT4 behind quantized activations", "y"),
+        ("xq = QuantizeLinear(x, s, z)  q = QLinearConv(xq, s, z, w, s, zw, s, z)"
+         "  y = DequantizeLinear(q, s, z)", IMAGE, {"z": np.uint8(0), "w": W8, "zw": np.int8(0)},
+         "as fast as Q/DQ pairs", "q"),
         ("q, t, z = DynamicQuantizeLinear(x)  y = DequantizeLinear(q, t, z)", ROWS, {},
          "quantized while the model runs", None),
     ],
@@ -69,3 +78,12 @@ def test_inspect_shows_them():
     found = getac.inspect(model_of(body, IMAGE, {"s": S, "z": np.asarray(np.int8(0))}))
     assert [one.nodes for one in found.suboptimal] == [("xq",)]
     assert "activations are INT8" in found.as_json()
+
+
+def test_integer_operators_of_int8_are_slow():
+    body = "xq = QuantizeLinear(x, s, z)  q = QLinearConv(xq, s, z, w, s, z, s, z)  y = DequantizeLinear(q, s, z)"
+    found = dict(findings(body, IMAGE, z=np.asarray(np.int8(0)), w=W8))
+    assert found.pop(
+        "operators on integers of INT8 (QLinearConv ...) take many times as long as those of UINT8"
+    ) == ("q",)
+    assert [what.split(":")[0] for what in found] == ["activations are INT8"]

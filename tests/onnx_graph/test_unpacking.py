@@ -135,3 +135,22 @@ def test_packings_in_words():
         *("1-bit", "ternary", "2-bit", "base 5", "4-bit")
     ]
     assert onnx.TensorProto.INT4 == ir.DataType.INT4
+
+
+def test_a_table_that_a_head_is_made_of(build):
+    """Both readers get the integers of the packed table, the head's transposed."""
+    text = """(int64[N] i, float[N,8] x) => (float[N,8] a, float[N,4] y) {
+        high = Cast<to=3>(p) w = Add(high, low)
+        r = Gather(w, i) a = DequantizeLinear(r, one, zero)
+        t = Transpose<perm=[1,0]>(w) d = DequantizeLinear(t, one, zero) y = MatMul(x, d)
+    }"""
+    rng = np.random.default_rng(0)
+    high, low = rng.integers(-8, 8, (4, 8)), rng.integers(0, 2, (4, 8)).astype(np.int8)
+    packed = ir.tensor(high.astype(ir.DataType.INT4.numpy()), dtype=ir.DataType.INT4, name="p")
+    model = build(text, p=ir.serde.serialize_tensor(packed), low=low, one=F32(0.5), zero=np.int8(0))
+    feeds = {"i": np.array([2, 0, 3]), "x": rng.normal(size=(3, 8)).astype(F32)}
+    before = run(open_session(model, optimize=False), feeds)
+    unpack_weights(model.graph)
+    assert np.array_equal(layer(model, "gather").inputs[0].const_value.numpy(), high + low)
+    after = run(open_session(model, optimize=False), feeds)
+    assert all(np.array_equal(before[name], after[name]) for name in before)

@@ -89,6 +89,25 @@ def test_much_goes_to_external_data_by_itself(tmp_path: Path, monkeypatch: pytes
     assert len(write_model(build(), tmp_path / "n.onnx", external_data=False)) == 1
 
 
+def test_types_that_the_nodes_imply_are_left_out(tmp_path: Path) -> None:
+    """A shape is kept, and so is the type of what another domain's operator makes."""
+    text = """<ir_version: 10, opset_import: ["": 21, "custom": 1]>
+    graph (float[N,4] x) => (float[N,4] y) <float typed, float foreign, float[N,4] shaped, float[4] w> {
+        typed = Relu(x)
+        foreign = custom.Foreign(typed)
+        shaped = Add(foreign, w)
+        y = Relu(shaped)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "w"))
+    for value in model.graph.value_info:
+        if value.name in ("typed", "foreign"):
+            value.type.tensor_type.ClearField("shape")
+    write_model(ir.from_proto(model), tmp_path / "model.onnx")
+    found = [value.name for value in onnx.load(tmp_path / "model.onnx").graph.value_info]
+    assert sorted(found) == ["foreign", "shaped"]
+
+
 def test_a_shared_tensor_is_written_once(tmp_path: Path) -> None:
     model = build()
     tied = ir.val("tied", const_value=model.graph.initializers["w"].const_value)
@@ -173,6 +192,44 @@ def test_a_full_disk_leaves_what_was_there(
     assert caught.value.found == "No space left on device"
     assert names(tmp_path) == ["m.onnx"]
     assert (tmp_path / "m.onnx").read_text() == "old"
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool) -> None:
+    """It refuses to open files, and to remove even those that are not there."""
+
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    def replace_file() -> None:
+        with write.replacing(tmp_path / "m.onnx"):
+            pass
+
+    (tmp_path / "m.onnx").write_text("old")
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(write, "open", refuse, raising=False)
+    attempts = (
+        lambda: write_model(build(), tmp_path / "m.onnx", external_data=external),
+        lambda: atomic_write_text(tmp_path / "m.onnx", "text"),
+        lambda: check_output(tmp_path / "m.onnx"),
+        replace_file,
+    )
+    for attempt in attempts:
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            attempt()
+        assert (caught.value.found, caught.value.where) == ("Read-only file system", str(tmp_path))
+    assert names(tmp_path) == ["m.onnx"] and (tmp_path / "m.onnx").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "found"),
+    [("m" * 300, "cannot be written", "File name too long"), ("m\0.onnx", "is no path", "null byte")],
+)
+def test_refuses_names_that_no_file_has(tmp_path: Path, name: str, message: str, found: str) -> None:
+    for attempt in (check_output, lambda path: atomic_write_text(path, "text")):
+        with pytest.raises(OutputError, match=message) as caught:
+            attempt(f"{tmp_path}/{name}")
+        assert found in str(caught.value.found)
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

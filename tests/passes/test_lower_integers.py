@@ -64,6 +64,7 @@ def test_a_convolution_is_a_pair_on_each_side(conv):
     assert (kinds["x.zero_point"], kinds["y.zero_point"]) == ("uint8", "uint8")
     assert array(conv, "y.zero_point") == 0
     np.testing.assert_array_equal(array(conv, "b.scale"), array(conv, "x.scale") * array(conv, "w.scale"))
+    assert "b.zero_point" not in kinds  # of INT32 it is 0
     assert "QLinearConv" in executed(conv) and not {"Conv", "FusedConv"} & set(executed(conv))
 
 
@@ -76,6 +77,17 @@ def test_the_integers_are_those_of_the_records(conv):
     assert np.abs(spread).max() == 60
     scale = array(conv, "b.scale").astype(np.float64)
     np.testing.assert_array_equal(array(conv, "b.int"), np.rint(normal(6, seed=1) / scale))
+
+
+def test_without_a_bias_the_integers_stay_as_few(build):
+    """Nothing is rounded to the step of the product; a head that is tied to a table keeps its integers."""
+    weight = normal(6, 4)
+    record = Quantizer.symmetric(np.abs(weight).max(axis=1), 5, 0)
+    model = build("(float[N,4] x) => (float[N,6] y) { y = Gemm<transB=1>(x, w) }", w=weight)
+    lowered(model, normal(8, 4), records={"w": record})
+    np.testing.assert_array_equal(array(model, "w.int"), record.integers(weight))
+    np.testing.assert_array_equal(array(model, "w.scale"), record.step)
+    assert executed(model) == ["QuantizeLinear", "QGemm"]
 
 
 def test_integer_kernels_compute_what_the_graph_says(conv):

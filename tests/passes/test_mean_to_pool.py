@@ -8,6 +8,7 @@ import pytest
 from getac.passes import InferShapes, MeanToPool
 from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
+from getac.runtime import open_session, run
 
 F32 = np.float32
 
@@ -18,10 +19,9 @@ def rewritten(model):
     return [node.op_type for node in model.graph]
 
 
-def mean(build, how, axes, shape="N,3,5,4", output="N,C,H,W"):
-    return build(
-        f"(float[{shape}] x) => (float[{output}] y) {{ y = ReduceMean{how}(x, a) }}", a=np.array(axes)
-    )
+def mean(build, how, axes, shape="N,3,5,4", output="N,C,H,W", dtype="float"):
+    text = f"({dtype}[{shape}] x) => ({dtype}[{output}] y) {{ y = ReduceMean{how}(x, a) }}"
+    return build(text, a=np.array(axes))
 
 
 @pytest.mark.parametrize("axes", [[2, 3], [3, 2], [-1, -2], [2, -1]])
@@ -58,6 +58,29 @@ def test_a_mean_of_images(build, evaluate, how, output, operators, axes):
 def test_other_means_stay(build, axes, shape):
     model = mean(build, "", axes, shape, output=",".join("ABCDE"[: len(shape.split(","))]))
     assert rewritten(model) == ["ReduceMean"]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "double", "bfloat16"])
+def test_means_of_other_types_stay(build, dtype):
+    assert rewritten(mean(build, "", [2, 3], dtype=dtype)) == ["ReduceMean"]
+
+
+def test_a_mean_of_half_precision(build):
+    model = mean(build, "<keepdims=0>", [2, 3], output="N,3", dtype="float16")
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float16)
+    before = run(open_session(model), {"x": x})["y"]
+    assert rewritten(model) == ["GlobalAveragePool", "Flatten"]
+    after = run(open_session(model), {"x": x})["y"]
+    np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+def test_a_mean_of_a_computed_type(build):
+    """The type of what is in between is known by inference alone."""
+    model = build(
+        "(float[N,3,5,4] x) => (double[N,3] y) { d = Cast<to=11>(x) \n y = ReduceMean<keepdims=0>(d, a) }",
+        a=np.array([2, 3]),
+    )
+    assert rewritten(model) == ["Cast", "ReduceMean"]
 
 
 def test_axes_that_are_computed_stay(build):

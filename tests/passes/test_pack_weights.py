@@ -9,7 +9,7 @@ import pytest
 
 from getac.errors import OptionError
 from getac.executed import executed_kernels
-from getac.onnx_graph.packing import COMPUTED_AS, Target, packings
+from getac.onnx_graph.packing import COMPUTED_AS, Target, in_four_bits, packings
 from getac.onnx_graph.read import read_proto
 from getac.passes import FoldQuantizers, PackWeights, RemoveDead
 from getac.pipeline import Pipeline, State
@@ -199,6 +199,12 @@ def test_tables_are_shared_by_layers(build):
     assert [value.shape.numpy() for value in tables] == [(256, 2)]
 
 
+def test_few_weights_of_two_bits_do_not_pay_for_a_table(build):
+    model = gemm(build, integers(2, (16, 27)))
+    assert_packed_exactly(model, "portable", columns=27)
+    assert model.graph.initializers["w.int4"].dtype is ir.DataType.INT4
+
+
 def test_tiny_weights_stay(build):
     """Nodes and names would take more than the bits that are saved."""
     model = gemm(build, integers(4, (4, 16)))
@@ -317,7 +323,8 @@ def test_every_option_is_exact(dtype):
         low, high = np.sort(rng.integers(limits.min >> shift, (limits.max >> shift) + 1, 2))
         array = (rng.integers(low, high + 1, 50) << shift).astype(dtype)
         for target in Target:
-            for packing in packings(array, target, frozenset(ir.DataType)):
+            types = frozenset(ir.DataType)
+            for packing in (*packings(array, target, types), *in_four_bits(array, target, types)):
                 rest = packing.above_offset(array)
                 total = np.zeros(50, np.int64)
                 for part in packing.parts:

@@ -29,6 +29,6 @@ def models():
 )
 def test_torchao(models, form, network, integers):
     one = models[form, network]
-    # 3 steps: MatMulNBits rounds its input to 8 bits, layer by layer
-    check_lowered(one, integers=integers, steps=1 if integers else 3)
+    # 2 steps: in the middle between two levels of an inner quantizer a value may go to the other one
+    check_lowered(one, integers=integers, steps=2 if network == "CNN" else 1)
     check_pruned(one)

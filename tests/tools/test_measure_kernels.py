@@ -62,6 +62,20 @@ def test_the_quick_form_writes_a_whole_table(tmp_path, capsys):
     assert {"cpu", "flags"} == set(json.loads(path.read_text())["machine"])
 
 
+def test_refuses_a_place_that_cannot_be_written_before_it_measures(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("tools.measure_kernels.measure", lambda setting: pytest.fail("measured"))
+    assert main(["--quick", "--json", str(tmp_path / "nope" / "x.json")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "the output's folder does not exist" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("runs", ["0", "-1", "x"])
+def test_refuses_counts_of_runs_that_are_none(runs, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--quick", "--runs", runs])
+    assert caught.value.code == 2 and "--runs" in capsys.readouterr().err
+
+
 def test_medians_of_several_runs():
     """Entry by entry: one run that was disturbed changes nothing."""
     table = default_table()

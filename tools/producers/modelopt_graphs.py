@@ -99,7 +99,11 @@ def awq(size: Size) -> onnx.ModelProto:
 
 
 def produced(size: Size = SMALL) -> Iterator[Produced]:
-    for form, name, build in (("INT8", "CNN", convolutions), ("INT8", "MLP", perceptron), ("INT4 AWQ", "transformer", awq)):
+    for form, name, build in (
+        ("INT8", "CNN", convolutions),
+        ("INT8", "MLP", perceptron),
+        ("INT4 AWQ", "transformer", awq),
+    ):
         model = build(size)
         shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
         torch.manual_seed(0)

@@ -83,14 +83,21 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, t, d = x.shape
         y = self.norm1(x)
-        q, k, v = (f(y).view(n, t, self.heads, d // self.heads).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (
+            f(y).view(n, t, self.heads, d // self.heads).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
         weights = (q @ k.transpose(-1, -2) * (d // self.heads) ** -0.5).softmax(-1)
         x = x + self.o((weights @ v).transpose(1, 2).reshape(n, t, d))
         return x + self.down(self.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
 
 
 def perceptron(size: Size) -> nn.Module:
-    layers = [nn.Linear(size.features, size.hidden), nn.ReLU(), nn.Linear(size.hidden, size.hidden), nn.ReLU()]
+    layers = [
+        nn.Linear(size.features, size.hidden),
+        nn.ReLU(),
+        nn.Linear(size.hidden, size.hidden),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*layers, nn.Linear(size.hidden, 10))
 
 

@@ -78,7 +78,9 @@ def produced(size: Size = SMALL) -> Iterator[Produced]:
         network: Network = make(name, size)
         model = export(network.module, network.inputs[0], optimize=True)
         for form, options in STATIC.items():
-            yield Produced("onnxruntime", form, name, static(model, network.inputs, **options), network.inputs)
+            yield Produced(
+                "onnxruntime", form, name, static(model, network.inputs, **options), network.inputs
+            )
         for per_channel in (False, True):
             form = f"dynamic per {'channel' if per_channel else 'tensor'}"
             yield Produced("onnxruntime", form, name, dynamic(model, per_channel=per_channel), network.inputs)

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver, disable_observer
+from torch.ao.quantization import (
+    FakeQuantize,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+    disable_observer,
+)
 
 from tools.producers.networks import NETWORKS, SMALL, Produced, Size, export, make
 from tools.producers.torch_modules import quantized

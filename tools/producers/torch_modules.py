@@ -51,12 +51,14 @@ class Pact(nn.Module):
         self.levels = 2 ** (bits - 1) - 1 if self.low else 2**bits - 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.where(x >= self.top, self.top, torch.where(x <= self.low * self.top, self.low * self.top, x))
+        y = torch.where(
+            x >= self.top, self.top, torch.where(x <= self.low * self.top, self.low * self.top, x)
+        )
         return torch.round(y * self.levels / self.top) * self.top / self.levels
 
 
 class Dorefa(nn.Module):
-    """DoReFa-Net (Zhou et al. 2016): weights through tanh, activations in [0, 1], here scaled to their range."""
+    """DoReFa-Net (Zhou et al. 2016): weights through tanh, activations in [0, 1], here scaled."""
 
     def __init__(self, x: Tensor, bits: int = 8) -> None:
         super().__init__()
@@ -73,7 +75,12 @@ class Dorefa(nn.Module):
         return torch.round(y * self.levels) / self.levels * self.top
 
 
-QUANTIZERS: dict[str, Callable[[Tensor], nn.Module]] = {"GETA": Geta, "LSQ": Lsq, "PACT": Pact, "DoReFa": Dorefa}
+QUANTIZERS: dict[str, Callable[[Tensor], nn.Module]] = {
+    "GETA": Geta,
+    "LSQ": Lsq,
+    "PACT": Pact,
+    "DoReFa": Dorefa,
+}
 
 
 class Quantized(nn.Module):
