@@ -17,7 +17,7 @@ from getac.batches import fixed_batches, one_sample, open_calibration, verificat
 from getac.calibration import CalibrationData, Source
 from getac.compression import Compressed, analysed, compress, runs_on_integers
 from getac.errors import OutputError, VerificationError
-from getac.latency_budget import least_sparsity, predicted_ratio, tries_note
+from getac.latency_budget import excess_note, least_change, least_sparsity, predicted_ratio, tries_note
 from getac.measure import measure, measure_models
 from getac.onnx_graph.constants import check_weights
 from getac.onnx_graph.origin import origin_of
@@ -49,7 +49,7 @@ def lower(
     sparsity: float | Literal["auto"] = "auto",
     align: int | Literal["auto"] = "auto",
     ranges: str = "minmax",
-    weight_bits: int = 8,
+    weight_bits: int | Literal["auto"] = "auto",
     activation_bits: int = 8,
     block: int | Literal["auto"] | None = "auto",
     embedding_bits: int | None = 8,
@@ -76,7 +76,8 @@ def lower(
         align: The multiple that channel counts are kept at; "auto": what each layer's kernel likes.
         ranges: How activation ranges are estimated: "minmax", "percentile" or "mse".
         weight_bits: 2 to 8, of weights without quantizers of their own whose layers run on integers: also of
-            those that `getac.prepare(..., weight_bits=None)` left floats behind quantized activations.
+            those that `getac.prepare(..., weight_bits=None)` left floats behind quantized activations;
+            "auto": 8, or what `latency_budget` asks for.
         activation_bits: 2 to 8, likewise.
         block: How many inputs of a matrix share a step where activations stay floats: 16 to 256, a power of
             two; None: a step per output unit; "auto": 32 with 4 bits or fewer, else None.
@@ -86,7 +87,8 @@ def lower(
         cost: What kernels take on the machine that matters, as `tools/measure_kernels.py` wrote it; None: the
             table that ships with getac.
         latency_budget: Instead of a sparsity: the least one whose latency, measured here, is at most this
-            part of the original's, in (0, 1).
+            part of the original's, in (0, 1). Where activations stay floats and `weight_bits` is "auto",
+            weights of 4 bits are tried before units go.
         bench: Whether to measure latency.
         keep: Globs on parameter names: no unit of these is removed.
         force: Whether to write a result that does not verify.
@@ -153,6 +155,8 @@ def lower_with(
 
     how.step("measure")
     found = measure(result, verification, one_sample(result, batches[0]), source, how)
+    if how.latency_budget is not None:
+        found = replace(found, notes=[*found.notes, *excess_note(how.latency_budget, found.latency)])
     if output is not None and accepted:
         how.step("write")  # last: a failure before this leaves nothing behind
         found = found.written_to(output, write_model(result.models.lowered, output))
@@ -211,20 +215,28 @@ def compress_on(
 def compress_within_budget(
     original: ir.Model, data: CalibrationData | None, source: Path | None, how: Options, budget: float
 ) -> tuple[Compressed, CalibrationData | None, Options]:
-    """Compresses a model at the least sparsity within a latency budget; also the options that this sets."""
+    """Compresses a model as little as a latency budget allows; also the options that this sets."""
     how.step("predict")
     state = analysed(original, data, how)
     integer = runs_on_integers(state)
 
-    def attempt(sparsity: float) -> tuple[tuple[Compressed, CalibrationData | None], float]:
-        result, used = compress_on(original, data, source, replace(how, sparsity=sparsity))
+    def attempt(
+        sparsity: float, bits: int | Literal["auto"] = how.weight_bits
+    ) -> tuple[tuple[Compressed, CalibrationData | None], float]:
+        tried = replace(how, sparsity=sparsity, weight_bits=bits)
+        result, used = compress_on(original, data, source, tried)
         how.step("measure")
         return (result, used), measured_ratio(result, verification_inputs(result, used, how)[0])
 
-    found = least_sparsity(budget, attempt, predicted_ratio(state, how.multiple, integer, data))
+    predict = predicted_ratio(state, how.multiple, integer, data)
+    if integer or how.weight_bits != "auto":
+        found = least_sparsity(budget, attempt, predict, integer=integer)
+    else:
+        found = least_change(budget, attempt, predict)
     result, used = found.result
-    note = tries_note(budget, found.tries, integer)
-    return replace(result, notes=[*result.notes, note]), used, replace(how, sparsity=found.sparsity)
+    notes = [*result.notes, tries_note(budget, found.tries, integer)]
+    how = replace(how, sparsity=found.sparsity, weight_bits=found.weight_bits or how.weight_bits)
+    return replace(result, notes=notes), used, how
 
 
 def measured_ratio(result: Compressed, batch: Batch) -> float:

@@ -29,6 +29,8 @@ from getac.saved_plan import SavedPlan
 
 __all__ = ["Options"]
 
+WEIGHT_BITS = 8
+
 
 @dataclass(frozen=True)
 class Options:
@@ -38,7 +40,8 @@ class Options:
         sparsity: The share of units to remove, in [0, 1); "auto": those that are zero already.
         align: The multiple that channel counts are kept at; "auto": what each layer's kernel likes.
         ranges: How activation ranges are estimated: "minmax", "percentile" or "mse".
-        weight_bits: 2 to 8, where the model has no quantizers of its own.
+        weight_bits: 2 to 8, where the model has no quantizers of its own; "auto": 8, or what a latency
+            budget asks for where activations stay floats.
         activation_bits: 2 to 8, likewise.
         block: How many inputs of a matrix share a step where activations stay floats: 16 to 256, a power of
             two; None: a step per output unit; "auto": 32 with 4 bits or fewer, else None.
@@ -59,7 +62,7 @@ class Options:
     sparsity: float | Literal["auto"] = "auto"
     align: int | Literal["auto"] = "auto"
     ranges: str = "minmax"
-    weight_bits: int = 8
+    weight_bits: int | Literal["auto"] = "auto"
     activation_bits: int = 8
     block: int | Literal["auto"] | None = "auto"
     embedding_bits: int | None = 8
@@ -106,11 +109,12 @@ class Options:
             embedding_bits = None  # tables without quantizers in the plan stay floats
         *weights, calibrate = quantizing_passes(
             self.ranges,
-            self.weight_bits,
+            WEIGHT_BITS if self.weight_bits == "auto" else self.weight_bits,
             self.activation_bits,
             self.on_sample,
             self.block,
             embedding_bits,
+            self.target,
         )
         return (*replayed, *weights, calibrate) if integer else (*replayed, *weights)
 
@@ -125,7 +129,7 @@ class Options:
         """
         check_number("sparsity", self.sparsity, Real, "a number in [0, 1), or auto", others=("auto",))
         check_number("align", self.align, Integral, "a whole number, or auto", others=("auto",))
-        check_number("weight_bits", self.weight_bits, Integral, "2 to 8")
+        check_number("weight_bits", self.weight_bits, Integral, "2 to 8, or auto", others=("auto",))
         check_number("activation_bits", self.activation_bits, Integral, "2 to 8")
         check_number("block", self.block, Integral, "16 to 256, None or auto", others=("auto", None))
         check_number("embedding_bits", self.embedding_bits, Integral, "2 to 8, or None", others=(None,))

@@ -19,11 +19,15 @@ from getac.agreement import (
     first_departure,
     relative_bound,
 )
+from getac.differences import INFINITE_DB
 from getac.runtime import open_session, run
 
 __all__ = ["Models", "Verification", "verify"]
 
 KeepMasks = Mapping[str, Sequence[npt.NDArray[np.bool_]]]
+
+ROUNDING = 1e-6
+"""What is left where float32 numbers should cancel, relative to the greatest of them: a few roundings."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,14 @@ def verify(models: Models, batches: Sequence[Batch], *, generated: bool) -> Veri
         names = ", ".join(batches[0])
         failure = f"calibration: the data is zero in all of {names}: it says nothing of ranges or differences"
         return replace(found, failures=(failure,), departure=Departure(next(iter(batches[0])), 0.0))
-    return judged(found, models, batches[0])
+    return judged(found, models, batches[0], ROUNDING * greatest([*batches, *original]))
+
+
+def greatest(batches: Sequence[Batch]) -> float:
+    """The greatest finite magnitude of all floats; 0 if there are none."""
+    arrays = [array for batch in batches for array in batch.values() if array.dtype.kind == "f"]
+    finite = (np.abs(array[np.isfinite(array)]).max(initial=0.0) for array in arrays)
+    return float(max(finite, default=0.0))
 
 
 def is_zero(batches: Sequence[Batch]) -> bool:
@@ -129,6 +140,7 @@ class Stage:
     Args:
         departs: Whether an output is not what it should be.
         failure: What to say of one that is not.
+        floor: See `negligible`.
         models: The reference and the result, to look for the first value that departs.
         keep: As in `Models`, where the result has lost units.
     """
@@ -136,21 +148,36 @@ class Stage:
     agreements: Sequence[Agreement]
     departs: Callable[[Agreement], bool]
     failure: Callable[[Agreement], str]
+    floor: float
     models: tuple[ir.Model, ir.Model] | None = None
     keep: Callable[[], KeepMasks] = dict
 
     def failures(self) -> list[str]:
-        return [self.failure(one) for one in self.agreements if self.departs(one)]
+        return [self.failure(one) for one in self.agreements if self.counts(one)]
+
+    def counts(self, one: Agreement) -> bool:
+        return self.departs(one) and not negligible(one, self.floor)
 
     def departure(self, batch: Batch) -> Departure | None:
         if self.models is None:
             return None
-        return first_departure(*self.models, batch, self.departs, self.keep())
+        return first_departure(*self.models, batch, self.counts, self.keep())
 
 
-def judged(found: Verification, models: Models, batch: Batch) -> Verification:
+def negligible(one: Agreement, floor: float) -> bool:
+    """Whether a difference is none, although there is nothing to relate it to.
+
+    An output that should be zero throughout has no signal, and any noise is infinitely more: it may be up to
+    `floor`, the rounding of the model's greatest input or output. Of other outputs only what is smaller than
+    float32's least normal number is no difference: processors may take it for zero.
+    """
+    zero = one.sqnr_db <= -INFINITE_DB
+    return one.finite and one.max_abs <= max(floor if zero else 0.0, float(np.finfo(np.float32).tiny))
+
+
+def judged(found: Verification, models: Models, batch: Batch, floor: float) -> Verification:
     """The verification with its failures, and the first value at which things went wrong."""
-    failed = [stage for stage in stages(found, models) if stage.failures()]
+    failed = [stage for stage in stages(found, models, floor) if stage.failures()]
     if not failed:
         return found
     departure = failed[0].departure(batch)
@@ -162,33 +189,36 @@ def judged(found: Verification, models: Models, batch: Batch) -> Verification:
     )
 
 
-def stages(found: Verification, models: Models) -> list[Stage]:
+def stages(found: Verification, models: Models, floor: float) -> list[Stage]:
     """The comparisons that count, in order; the noise of quantizers in the model is no failure of a stage.
 
     A model with quantizers that lost no units must come out as it was, its rounding included: then that
     is asked, and not how far its own quantizers are from floats.
     """
-    slicing = slicing_stage(found.sliced, relative_bound(models.reference), models)
-    kernels = noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr)
+    slicing = slicing_stage(found.sliced, relative_bound(models.reference), floor, models)
+    kernels = noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor)
     if models.quantized and models.reference is models.folded:
         pair = (models.original, models.lowered)
-        return [slicing, kernels, noise_stage("original", found.original, original_bound(found), pair)]
+        bound = original_bound(found, floor)
+        return [slicing, kernels, noise_stage("original", found.original, bound, floor, pair)]
     folding_bound = BOUNDS.lowered_sqnr if models.quantized else BOUNDS.folded_sqnr
     return [
-        noise_stage("folded", found.folded, folding_bound, (models.original, models.folded)),
+        noise_stage("folded", found.folded, folding_bound, floor, (models.original, models.folded)),
         slicing,
-        noise_stage("lowered", found.lowered, BOUNDS.lowered_sqnr, (models.sliced, models.lowered)),
+        noise_stage("lowered", found.lowered, BOUNDS.lowered_sqnr, floor, (models.sliced, models.lowered)),
         kernels,
     ]
 
 
-def original_bound(found: Verification) -> float:
+def original_bound(found: Verification, floor: float) -> float:
     """The bound in dB for a model with quantizers, lower where the result rounds more than the model does.
 
     What the result rounds by itself is the noise of lowering beyond that of folding the model's quantizers.
     """
     added = [
-        max(noise(one) - noise(other), 0.0) for one, other in zip(found.lowered, found.folded, strict=True)
+        max(noise(one) - noise(other), 0.0)
+        for one, other in zip(found.lowered, found.folded, strict=True)
+        if not negligible(one, floor)
     ]
     allowed = 10 ** (-BOUNDS.original_sqnr / 10) + 2 * max(added, default=0.0)
     return max(BOUNDS.lowered_sqnr, float(-10 * np.log10(allowed)))
@@ -199,7 +229,7 @@ def noise(one: Agreement) -> float:
     return float(10 ** (-one.sqnr_db / 10))
 
 
-def slicing_stage(agreements: Sequence[Agreement], bound: float, models: Models) -> Stage:
+def slicing_stage(agreements: Sequence[Agreement], bound: float, floor: float, models: Models) -> Stage:
     def failure(one: Agreement) -> str:
         return (
             f"sliced: output {one.output} differs from the masked model by {one.relative:.2g} relative,"
@@ -211,11 +241,15 @@ def slicing_stage(agreements: Sequence[Agreement], bound: float, models: Models)
     def departs(one: Agreement) -> bool:
         return not one.finite or one.relative > bound
 
-    return Stage(agreements, departs, failure, (models.reference, models.sliced), models.keep)
+    return Stage(agreements, departs, failure, floor, (models.reference, models.sliced), models.keep)
 
 
 def noise_stage(
-    name: str, agreements: Sequence[Agreement], bound: float, models: tuple[ir.Model, ir.Model] | None = None
+    name: str,
+    agreements: Sequence[Agreement],
+    bound: float,
+    floor: float,
+    models: tuple[ir.Model, ir.Model] | None = None,
 ) -> Stage:
     """A comparison with a bound in dB."""
 
@@ -229,7 +263,7 @@ def noise_stage(
     def departs(one: Agreement) -> bool:
         return not one.finite or one.sqnr_db < bound
 
-    return Stage(agreements, departs, failure, models)
+    return Stage(agreements, departs, failure, floor, models)
 
 
 def not_comparable(name: str, one: Agreement) -> str:

@@ -233,7 +233,7 @@ def slopes_of(
     _, x, grad = tensors
     if is_small(x, dtype) and grad.is_contiguous():
         here = on.each(lambda one: broadcast(one, x.ndim, axis))
-        parts = tensors if on.d.ndim else [one.view(-1) for one in tensors]
+        parts: Sequence[Tensor] = tensors if on.d.ndim else [one.view(-1) for one in tensors]
         return slopes(parts, here, signed, exponent, (torch.empty_like(parts[0]), torch.empty_like(parts[0])))
     scratch, sums = Scratch(2 if x.dtype == dtype else 5, dtype), []
     for here, parts in blocks(on, in_memory_order(axis if on.d.ndim else None, *tensors)):

@@ -122,12 +122,13 @@ def quantizing_passes(
     progress: Progress | None = None,
     block: int | Literal["auto"] | None = "auto",
     embedding_bits: int | None = 8,
+    target: str = "portable",
 ) -> tuple[Pass, ...]:
     """Gives weights and activations their quantizers; ranges are those of the sliced model."""
     return (
         QuantizeEmbeddings(embedding_bits),  # first: a head that is tied to a table takes its steps
         FlattenProducts(),
-        QuantizeWeights(weight_bits, block),
+        QuantizeWeights(weight_bits, block, target),
         Calibrate(method, activation_bits, progress),
     )
 
@@ -149,7 +150,7 @@ def weight_only_passes(target: str = "portable") -> tuple[Pass, ...]:
 def storing_passes(target: str) -> tuple[Pass, ...]:
     return (
         QuantizeDynamically(),  # before the rest of what is in floats is stored as integers
-        StoreWeights(),
+        StoreWeights(target),
         RemoveDead(),
         ShareStorage(),
         PackWeights(target),

@@ -33,8 +33,10 @@ from getac.placement import is_layer, place
 __all__ = ["FlattenProducts"]
 
 ZERO_IS_A_SIZE = 1
-"""Reshape's allowzero where the shape is computed: an empty batch or sequence has a size of 0 in it, which
-would else stand for that of the input. Stored shapes have an open size, which allowzero forbids beside a 0."""
+"""Reshape's allowzero where the shape is computed: an empty batch or sequence has a size of 0 in it.
+
+Without it a 0 stands for the input's size. Stored shapes have no 0, and allowzero forbids it beside their -1.
+"""
 
 
 @dataclass(frozen=True)

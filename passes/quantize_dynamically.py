@@ -107,7 +107,8 @@ def product(
     matrix = add_initializer(graph, f"{name}.int", integers.T if weights.axis == 0 else integers)
     # the integers of one step have one zero point, which is all that MatMulInteger needs to know of them
     point = add_initializer(graph, f"{name}.zero_point", np.asarray(shift, integers.dtype))
-    steps = add_initializer(graph, f"{name}.scale", weights.quantizer.step)
+    step = weights.quantizer.step
+    steps = add_initializer(graph, f"{name}.scale", step[0] if (step == step[0]).all() else step)
     label = node.name or name
     sums = new_node(graph, "MatMulInteger", [x, matrix, zero, point], label, INT32)
     floats = new_node(graph, "Cast", [sums.outputs[0]], f"{label}.floats", FLOAT, to=int(FLOAT))

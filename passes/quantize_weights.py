@@ -10,7 +10,9 @@ import onnx_ir as ir
 
 from getac.errors import OptionError
 from getac.onnx_graph.edit import array_of
-from getac.pipeline import Effect, Fact, State
+from getac.onnx_graph.packed_weights import target_of
+from getac.onnx_graph.packing import Target
+from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement import is_layer, output_dimension, place
 from getac.weight_lattices import per_block, per_unit
 
@@ -31,13 +33,16 @@ class QuantizeWeights:
         block: How many inputs share a step in matrices that are multiplied with floats: 16 to 256, a power
             of two; None: one step per output unit; "auto": 32 with 4 bits or fewer, else None. Integer
             kernels take one step per output unit; where one layer runs on them, all do.
+        target: Who loads the model. "portable": OpenVINO wants blocks that divide a matrix's inputs, so
+            they are halved until they do; "ort": the last block may be shorter.
 
     Raises:
-        OptionError: `bits` or `block` is outside its domain.
+        OptionError: `bits`, `block` or `target` is outside its domain.
     """
 
     bits: int = 8
     block: int | Literal["auto"] | None = "auto"
+    target: str = "portable"
 
     name: ClassVar[str] = "quantize-weights"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED})
@@ -51,6 +56,7 @@ class QuantizeWeights:
         if self.block not in ("auto", None, *BLOCKS):
             required = f"{', '.join(map(str, BLOCKS))}, none or auto"
             raise OptionError("blocks of weights have other sizes", required=required, found=str(self.block))
+        target_of(self.target)
 
     @property
     def size(self) -> int | None:
@@ -68,9 +74,21 @@ class QuantizeWeights:
                 continue
             array, axis = np.asarray(array_of(weight), np.float32), output_dimension(node)
             blocks = floats and node.op_type in ("Gemm", "MatMul") and array.ndim == 2
-            size = self.size if blocks else None
+            size = self.size_for(node, array.shape[1 - axis], state) if blocks else None
             state.quantizers[weight] = (
                 per_unit(array, self.bits, axis)
                 if size is None
                 else per_block(array, self.bits, 1 - axis, size)
             )
+
+    def size_for(self, node: ir.Node, inputs: int, state: State) -> int | None:
+        """The block of a matrix with so many inputs; that it is not the one asked for is said."""
+        size = self.size
+        if size is None or inputs % size == 0 or target_of(self.target) is Target.ORT:
+            return size
+        fitting = next((one for one in reversed(BLOCKS) if one < size and inputs % one == 0), None)
+        if self.block != "auto":
+            reason = f"blocks of {size} do not divide its {inputs} inputs, as OpenVINO wants"
+            instead = f"its blocks have {fitting}" if fitting else "it has a step per output unit"
+            state.refuse(self.name, Refusal(node.name or node.op_type, reason, instead))
+        return fitting

@@ -59,8 +59,9 @@ class RecognizeQuantizers:
     def run(self, state: State) -> None:
         if not (any(map(makes_levels, state.model.graph)) or has_integers(state.model.graph)):
             return
+        branches = Branches(state.model)
         for node in list(state.model.graph):
-            scale_weight(node)
+            scale_weight(node, branches)
         branches = Branches(state.model)
         store_biases(branches)
         for end in list(weight_ends(branches)):
@@ -125,7 +126,7 @@ def is_weight(user: ir.Node, index: int) -> bool:
     return user.domain in STANDARD and (layer or (user.op_type == "Gather" and index == 0))
 
 
-def scale_weight(node: ir.Node) -> None:
+def scale_weight(node: ir.Node, branches: Branches) -> None:
     """MatMul(x, Cast(W_int)) * s becomes MatMul(x, Cast(W_int) * s): steps belong to the weight."""
     product = node.inputs[0].producer() if node.op_type == "Mul" and node.inputs[0] is not None else None
     weight = product.inputs[1] if product is not None and product.op_type == "MatMul" else None
@@ -134,9 +135,9 @@ def scale_weight(node: ir.Node) -> None:
         return
     integers = cast.inputs[0] if cast.op_type == "Cast" and cast.inputs else None
     mine = len(product.outputs[0].uses()) == 1 and product.graph is graph
-    if integers is None or integers.dtype not in INTEGERS or not is_stored(steps) or not mine:
+    if integers is None or integers.dtype not in INTEGERS or not branches.is_constant(steps) or not mine:
         return
-    array = array_of(steps)
+    array = array_of(steps) if is_stored(steps) else branches.result(steps)
     if array.size != (array.shape[-1] if array.ndim else 1):
         return  # more than a row
     row = add_initializer(graph, f"{steps.name}.row", array.reshape(-1) if array.ndim else array)

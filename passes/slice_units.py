@@ -18,7 +18,6 @@ from getac.onnx_graph.edit import (
     add_initializer,
     array_of,
     insert_after,
-    is_stored,
     own_input,
     replace_tensor,
     set_input,
@@ -121,8 +120,8 @@ def add_to_bias(fold: BiasFold, delta: Array, state: State) -> None:
     before   y = Conv(x, W, b)     x[:, removed] = c
     after    y = Conv(x, W, b + sum of W[:, removed] c)
 
-    A MatMul has no bias: it becomes a Gemm where its operands are matrices, and gets an Add otherwise. So does
-    a bias that is computed.
+    A MatMul has no bias: it becomes a Gemm where its operands are matrices, and gets an Add otherwise. A bias
+    that is computed takes nothing over: units with constants stay then.
     """
     node = fold.node.identity
     assert isinstance(node, ir.Node) and isinstance(node.graph, ir.Graph)
@@ -137,18 +136,11 @@ def add_to_bias(fold: BiasFold, delta: Array, state: State) -> None:
         return
     if node.op_type == "Gemm":
         delta = (delta / node.attributes.get_float("beta", 1.0)).astype(delta.dtype)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if is_stored(bias):
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = own_input(node, 2)
         replace_tensor(bias, (array_of(bias) + delta).astype(delta.dtype))
-        return
-    constant = add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta)
-    if bias is not None:
-        add = ir.node("Add", [bias, constant], name=f"{constant.name}.added")
-        add.outputs[0].name, add.outputs[0].type = f"{constant.name}.sum", bias.type
-        node.graph.insert_before(node, add)
-        constant = add.outputs[0]
-    set_input(node, 2, constant)
+    else:
+        set_input(node, 2, add_initializer(node.graph, f"{node.outputs[0].name}.constant", delta))
 
 
 def ranks(values: Sequence[ir.Value | None], state: State) -> list[int]:

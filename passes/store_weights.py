@@ -5,11 +5,13 @@ after    x -> Conv(Cast(W_int) * scale) -> y        folded by onnxruntime at loa
 before   x -> MatMul(W) -> y                        or Gemm(W, b)
 after    x -> MatMul(DQ(W_int)) -> (Add b) -> y     MatMulNBits, activations quantized on the fly
 
+Where MatMulNBits would round more than the model does, the weights are folded as those of a Conv are.
 Quantizers of activations that no integer kernel carries are written back, so that the function stays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,17 +19,36 @@ import onnx_ir as ir
 
 from getac.layers import Weights, read_weights, set_normal_form
 from getac.onnx_graph.edit import add_initializer, insert_after, is_stored
-from getac.onnx_graph.qdq import keep_quantizer, new_node, scaled_weight
-from getac.onnx_graph.weight_only import fits_kernel, kernel_weight, spell_clipping
+from getac.onnx_graph.packed_weights import target_of
+from getac.onnx_graph.packing import Target
+from getac.onnx_graph.qdq import keep_quantizer, new_node
+from getac.onnx_graph.weight_only import (
+    fits_kernel,
+    folded_weight,
+    kernel_weight,
+    spell_followers,
+    with_whole_blocks,
+)
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement import is_layer
+from getac.quantizer import Quantizer
 
 __all__ = ["StoreWeights"]
+
+KERNEL_BITS = 8  # MatMulNBits rounds activations to these
+MATRIX = 2
 
 
 @dataclass(frozen=True)
 class StoreWeights:
-    """Lowers what does not run on integers to weight-only integers: INT4 or INT8, INT16 above 8 bits."""
+    """Lowers what does not run on integers to weight-only integers: INT4 or INT8, INT16 above 8 bits.
+
+    Args:
+        target: Who loads the model: "portable", also OpenVINO, whose blocks divide a weight's inputs; or
+            "ort", onnxruntime alone.
+    """
+
+    target: str = "portable"
 
     name: ClassVar[str] = "store-weights"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.WEIGHTS_QUANTIZED})
@@ -35,16 +56,53 @@ class StoreWeights:
     keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED, Fact.BATCH_NORMS_FOLDED})
     effect: ClassVar[Effect] = Effect.KERNELS
 
+    def __post_init__(self) -> None:
+        target_of(self.target)
+
     def run(self, state: State) -> None:
-        for node in list(state.model.graph):
-            if not is_layer(node):
-                continue
+        layers = [node for node in state.model.graph if is_layer(node)]
+        fine = {node: rounded_finely(node, state.quantizers) for node in layers}
+        for node in layers:
             reason = why_not(node)
             if reason is None:
-                store(node, state)
+                self.store(node, state, fine[node])
             else:
                 state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it stays in floats"))
         keep_quantizers(state)
+
+    def store(self, node: ir.Node, state: State, fine: bool) -> None:
+        weight = node.inputs[1]
+        assert weight is not None
+        name, weights = weight.name or "weight", read_weights(node, state.quantizers[weight])
+        kernel = as_product(node, weights)
+        reason = None if kernel is None else self.why_folded(kernel, fine)
+        if kernel is None or reason is not None or not kernel.weight.any():  # zeros would come out as noise
+            if reason is not None:
+                where = node.name or node.op_type
+                state.refuse(self.name, Refusal(where, reason, "its weights are floats when the model runs"))
+            set_normal_form(node, weights)
+            restored = folded_weight(node, name, weights.weight, weights.quantizer)
+        else:
+            if node.op_type == "Gemm":
+                split(node, kernel, state)
+            spell_followers(node, rank(node.inputs[0], state) in (None, MATRIX))
+            restored = kernel_weight(node, name, kernel.weight, self.suited(kernel) or kernel.quantizer)
+        node.replace_input_with(1, restored)
+
+    def suited(self, weights: Weights) -> Quantizer | None:
+        """The weights' quantizer as whoever loads the model takes it; None if there is no such form."""
+        if target_of(self.target) is Target.ORT:
+            return weights.quantizer
+        return with_whole_blocks(weights.quantizer, weights.weight.shape[0])
+
+    def why_folded(self, weights: Weights, fine: bool) -> str | None:
+        """Why weights that MatMulNBits takes are not given to it."""
+        if fine:
+            return f"its activations have more than {KERNEL_BITS} bits, to which MatMulNBits rounds them"
+        if self.suited(weights) is None:
+            block, inputs = weights.quantizer.block, weights.weight.shape[0]
+            return f"blocks of {block} do not divide its {inputs} inputs, and OpenVINO takes no others"
+        return None
 
 
 def why_not(node: ir.Node) -> str | None:
@@ -57,23 +115,61 @@ def why_not(node: ir.Node) -> str | None:
     return None
 
 
-def store(node: ir.Node, state: State) -> None:
-    weight = node.inputs[1]
-    assert weight is not None
-    name, weights = weight.name or "weight", read_weights(node, state.quantizers[weight])
-    if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0) and fits(turned(weights)):
+def as_product(node: ir.Node, weights: Weights) -> Weights | None:
+    """The weights as those of a MatMul, if MatMulNBits takes them."""
+    if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
         weights = turned(weights)
-        split(node, weights, state)
-    else:
-        set_normal_form(node, weights)
-    form = kernel_weight if node.op_type == "MatMul" and fits(weights) else scaled_weight
-    if form is kernel_weight:
-        spell_clipping(node)
-    node.replace_input_with(1, form(node, name, weights.weight, weights.quantizer))
+    elif node.op_type != "MatMul":
+        return None
+    return weights if weights.weight.ndim == MATRIX and fits_kernel(weights.quantizer) else None
 
 
-def fits(weights: Weights) -> bool:
-    return weights.weight.ndim == 2 and fits_kernel(weights.quantizer)
+def rank(value: ir.Value | None, state: State) -> int | None:
+    """The number of a value's dimensions, if it is known."""
+    if value is not None and value.shape is not None:
+        return len(value.shape)
+    sizes = state.shapes.sizes(value) if state.shapes is not None and value is not None else None
+    return None if sizes is None else len(sizes)
+
+
+def rounded_finely(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
+    """Whether a layer lies behind, or in front of, a quantizer of activations of more than 8 bits."""
+    if not any(one.bits > KERNEL_BITS for value, one in quantizers.items() if not value.is_initializer()):
+        return False
+    around = [*nearest(node.inputs[0], quantizers, before), *nearest(node.outputs[0], quantizers, behind)]
+    return any(one.bits > KERNEL_BITS for one in around)
+
+
+def nearest(
+    start: ir.Value | None,
+    quantizers: Mapping[ir.Value, Quantizer],
+    onward: Callable[[ir.Value], Iterable[ir.Value | None]],
+) -> Iterator[Quantizer]:
+    """The first quantizers on all ways from a value, up to the next layers."""
+    todo, seen = [start], set[ir.Value]()
+    while todo:
+        value = todo.pop()
+        if value is None or value in seen or value.is_initializer():
+            continue
+        seen.add(value)
+        if value in quantizers:
+            yield quantizers[value]
+        else:
+            todo.extend(onward(value))
+
+
+def before(value: ir.Value) -> Iterable[ir.Value | None]:
+    node = value.producer()
+    return () if node is None or ends(node) else node.inputs
+
+
+def behind(value: ir.Value) -> Iterable[ir.Value]:
+    return [output for user in value.consumers() if not ends(user) for output in user.outputs]
+
+
+def ends(node: ir.Node) -> bool:
+    """Whether a node's inputs and outputs are rounded apart from each other."""
+    return is_layer(node) or node.op_type in ("QuantizeLinear", "DequantizeLinear")
 
 
 def turned(weights: Weights) -> Weights:

@@ -10,7 +10,7 @@ import pytest
 
 import getac
 from getac.errors import OptionError
-from getac.latency_budget import GREATEST, QUIET, TRIES, least_sparsity
+from getac.latency_budget import GREATEST, QUIET, TRIES, excess_note, least_change, least_sparsity
 from getac.report import Latency
 from tools.zoo.resnet import resnet18
 
@@ -70,7 +70,62 @@ def test_refuses_a_budget_that_nothing_meets():
         search(0.1, lambda s: 1 - 0.5 * s)
     assert caught.value.required == "a latency of at most 0.1 of the original's"
     assert "0.525 at sparsity 0.95" in caught.value.found  # the smallest that was reached
-    assert "calibration data" in caught.value.hint
+    assert "calibration data" in caught.value.hint and "getac inspect" in caught.value.hint
+
+
+def test_no_advice_to_give_the_calibration_data_that_was_given():
+    with pytest.raises(OptionError) as caught:
+        least_sparsity(0.1, lambda s: ("model", 1 - 0.5 * s), lambda s: 1 - s, integer=True)
+    assert caught.value.hint == "getac inspect says which units must stay"
+
+
+def search_bits(budget, measured):
+    """As `search`, where bits are open as well: measured by sparsity and bits."""
+    asked = []
+
+    def attempt(sparsity, bits):
+        asked.append((sparsity, bits))
+        return f"model at {sparsity}, {bits}", measured(sparsity, bits)
+
+    return least_change(budget, attempt, lambda s: 1 - s), asked
+
+
+def test_eight_bits_that_are_enough_stay():
+    found, asked = search_bits(0.5, lambda s, bits: 0.4)
+    assert (found.sparsity, found.weight_bits, asked) == (0.0, 8, [(0.0, 8)])
+
+
+def test_fewer_bits_go_before_units():
+    found, asked = search_bits(0.3, lambda s, bits: 0.38 if bits == 8 else 0.26)
+    assert (found.sparsity, found.weight_bits, found.result) == (0.0, 4, "model at 0.0, 4")
+    assert asked == [(0.0, 8), (0.0, 4)]
+
+
+def test_units_go_as_well_where_fewer_bits_are_not_enough():
+    found, asked = search_bits(0.2, lambda s, bits: (1 - s) * (0.38 if bits == 8 else 0.26))
+    assert found.weight_bits == 4 and 0.2 < found.sparsity < 0.35
+    assert asked[:2] == [(0.0, 8), (0.0, 4)] and {bits for _, bits in asked[2:]} == {4}
+    assert len(asked) <= TRIES and str(found.tries[1]) == "sparsity 0 with 4-bit weights: ratio 0.26"
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.985, 1.2])
+def test_bits_that_change_nothing_stay_eight(gain):
+    """A layer whose weights are unpacked once computes in floats, whatever their bits."""
+    found, asked = search_bits(0.5, lambda s, bits: (1 - s) * (1 if bits == 8 else gain))
+    assert found.weight_bits == 8 and {bits for _, bits in asked[2:]} == {8}
+
+
+def test_refuses_a_budget_that_neither_bits_nor_units_meet():
+    with pytest.raises(OptionError, match="no sparsity meets the latency budget") as caught:
+        search_bits(0.1, lambda s, bits: (1 - 0.5 * s) * bits / 8)
+    assert "sparsity 0 with 8-bit weights: ratio 1" in caught.value.found
+    assert "sparsity 0.95 with 4-bit weights: ratio 0.263" in caught.value.found
+
+
+def test_what_is_over_the_budget_in_the_end_says_so():
+    (note,) = excess_note(0.1, Latency(10.0, 1.03))
+    assert "0.103 of the original's, which is over the budget of 0.1" in note
+    assert not list(excess_note(0.1, Latency(10.0, 1.0))) and not list(excess_note(0.1, None))
 
 
 def test_a_budget_that_only_the_greatest_sparsity_meets():
@@ -90,6 +145,10 @@ def data():
 
 def entries(model):
     return sum(value.const_value.size for value in model.graph.initializers.values())
+
+
+def stored_bytes(model):
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values())
 
 
 def test_the_least_sparsity_from_one_end_to_the_other(monkeypatch, tmp_path, model, data):
@@ -124,6 +183,32 @@ def test_without_data_the_report_says_what_data_would_do(monkeypatch, model):
     )
     report = getac.lower(model, latency_budget=0.7, bench=False)
     assert any("calibration data would put layers on integers" in note for note in report.notes)
+    (note,) = [note for note in report.notes if "with 8-bit weights" in note]
+    assert "sparsity 0 with 4-bit weights: ratio" in note
+    assert {layer.weight_bits for layer in report.layers} == {8}  # entries say nothing of bits
+
+
+def test_weights_of_fewer_bits_from_one_end_to_the_other(monkeypatch, model):
+    """The clock counts bytes."""
+
+    def clock(models, batch):
+        return Latency(stored_bytes(models.folded), stored_bytes(models.lowered)), []
+
+    monkeypatch.setattr("getac.lowering.measure_models", clock)
+    report = getac.lower(model, latency_budget=0.2, bench=False)
+    assert report.sparsity_requested == 0 and {layer.weight_bits for layer in report.layers} == {4}
+    fixed = getac.lower(model, latency_budget=0.2, weight_bits=8, bench=False)
+    assert fixed.sparsity_requested > 0 and {layer.weight_bits for layer in fixed.layers} == {8}
+    assert not any("with 8-bit weights" in note for note in fixed.notes)
+
+
+def test_a_last_measurement_over_the_budget_is_a_note(monkeypatch, model, data):
+    """The clock of the search is quick, that of the report is slow."""
+    monkeypatch.setattr("getac.lowering.measure_models", lambda models, batch: (Latency(10.0, 4.8), []))
+    monkeypatch.setattr("getac.measure.measure_models", lambda models, batch: (Latency(10.0, 5.2), []))
+    report = getac.lower(model, latency_budget=0.5, calibration=data)
+    (note,) = [note for note in report.notes if "over the budget" in note]
+    assert "0.52 of the original's" in note
 
 
 def test_one_real_run(model):

@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the table there, not to the terminal"
     )
-    parser.add_argument("--runs", type=positive, default=1, metavar="N", help="medians of N tables; default 1")
+    parser.add_argument(
+        "--runs", type=positive, default=1, metavar="N", help="medians of N tables; default 1"
+    )
     parser.add_argument("--quick", action="store_true", help="few entries, badly measured: the form")
     options = parser.parse_args(arguments)
     try:

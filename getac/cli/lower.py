@@ -29,7 +29,9 @@ def lower(
     ranges: Annotated[
         str, typer.Option(help="How activation ranges are estimated: minmax, percentile or mse.")
     ] = "minmax",
-    weight_bits: Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")] = 8,
+    weight_bits: Annotated[
+        str, typer.Option(help="Bits of weights, 2 to 8; auto: 8, or 4 if a latency budget asks for it.")
+    ] = "auto",
     activation_bits: Annotated[int, typer.Option(help="Bits of activations, 2 to 8.")] = 8,
     block: Annotated[
         str,
@@ -77,7 +79,7 @@ def lower(
             sparsity=number_or_auto("--sparsity", sparsity, float),
             align=number_or_auto("--align", align, int),
             ranges=ranges,
-            weight_bits=weight_bits,
+            weight_bits=number_or_auto("--weight-bits", weight_bits, int),
             activation_bits=activation_bits,
             block=None if block == "none" else number_or_auto("--block", block, int),
             embedding_bits=number_or_none("--embedding-bits", embedding_bits, int),

@@ -5,19 +5,33 @@
 The DequantizeLinear must read the stored integers themselves, INT4 or INT8. Scales of blocks, one float to
 each, would weigh as much as a bit per weight: where they are multiples of one number per column, the
 multiples are stored in eight bits, and multiplied when the model is loaded.
+
+    Cast(W_int) * scale -> MatMul                   folded to floats when the model is loaded
+
+is the form of what MatMulNBits does not take, or would round too much.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from math import gcd
 
 import numpy as np
 import onnx_ir as ir
 
 from getac.kernels.weight_ranges import factored
-from getac.onnx_graph.edit import Array, add_initializer
-from getac.onnx_graph.qdq import cast, new_node, stored_integers
+from getac.onnx_graph.edit import Array, add_initializer, is_stored
+from getac.onnx_graph.qdq import cast, new_node, scaled_weight, stored_integers
 from getac.quantizer import Quantizer
 
-__all__ = ["LEAST_BLOCK", "fits_kernel", "kernel_weight", "spell_clipping"]
+__all__ = [
+    "LEAST_BLOCK",
+    "fits_kernel",
+    "folded_weight",
+    "kernel_weight",
+    "spell_followers",
+    "with_whole_blocks",
+]
 
 LEAST_BLOCK = 16  # MatMulNBits takes blocks of powers of two from here on
 FLOAT = ir.DataType.FLOAT
@@ -73,34 +87,98 @@ def scale_of(graph: ir.Graph, name: str, quantizer: Quantizer) -> tuple[ir.Value
     return product.outputs[0], [floats, product]
 
 
-def spell_clipping(layer: ir.Node) -> None:
-    """The Relu or Clip behind a layer, and behind its bias, is written as Max and Min.
+def folded_weight(layer: ir.Node, name: str, weight: Array, quantizer: Quantizer) -> ir.Value:
+    """Stored integers -> Cast -> Mul in front of a layer; the scales of blocks are spread over their rows.
 
-    onnxruntime 1.31 takes a Relu or Clip for a part of the layer that waits for a QuantizeLinear, and then
-    makes no MatMulNBits of it: the weight would be restored at every run.
+    onnxruntime folds all of it into float weights when it loads the model.
     """
-    users = layer.outputs[0].consumers()
-    if len(users) == 1 and users[0].op_type == "Add":
-        users = users[0].outputs[0].consumers()
-    graph = layer.graph
-    if len(users) != 1 or users[0].op_type not in ("Relu", "Clip") or users[0].graph is not graph:
-        return
+    if quantizer.block is None:
+        return scaled_weight(layer, name, weight, quantizer)
+    graph, axis = layer.graph, quantizer.axis or 0
     assert isinstance(graph, ir.Graph)
-    node, x = users[0], users[0].inputs[0]
-    zero = np.zeros((), np.float32)
-    given = [*node.inputs[1:], None, None]
-    relu = node.op_type == "Relu"
-    low = add_initializer(graph, f"{node.outputs[0].name}.zero", zero) if relu else given[0]
-    bounds = {"Max": low, "Min": given[1]}
-    wanted = [(kind, bound) for kind, bound in bounds.items() if bound is not None]
-    if not wanted or x is None or x.dtype not in (None, FLOAT):
+    integers, zero_point = stored_integers(weight, quantizer)
+    floats = cast(graph, add_initializer(graph, f"{name}.int", integers), f"{name}.cast", FLOAT)
+    nodes = [floats]
+    if zero_point:
+        zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, np.float32))
+        nodes.append(new_node(graph, "Sub", [floats.outputs[0], zero], f"{name}.centred", FLOAT))
+    scale, made_by = scale_of(graph, name, quantizer)
+    owners = add_initializer(graph, f"{name}.block", np.arange(weight.shape[axis]) // quantizer.block)
+    spread = new_node(graph, "Gather", [scale, owners], f"{name}.steps", FLOAT, axis=axis)
+    factors = [nodes[-1].outputs[0], spread.outputs[0]]
+    product = new_node(graph, "Mul", factors, f"{name}.restored", FLOAT)
+    graph.insert_before(layer, [*nodes, *made_by, spread, product])
+    return product.outputs[0]
+
+
+def with_whole_blocks(quantizer: Quantizer, inputs: int) -> Quantizer | None:
+    """The same lattice of a (K, N) matrix in blocks that divide its K inputs, as OpenVINO wants them.
+
+    None where these are smaller than MatMulNBits takes.
+    """
+    block = quantizer.block
+    if block is None or inputs % block == 0:
+        return quantizer
+    if block > inputs:
+        return replace(quantizer, step=quantizer.step[0], axis=1, block=None)
+    size = gcd(block, inputs)
+    if size < LEAST_BLOCK:
+        return None
+    steps = np.repeat(quantizer.step, block // size, axis=0)[: inputs // size]
+    return replace(quantizer, step=steps, block=size)
+
+
+def spell_followers(layer: ir.Node, matrix: bool) -> None:
+    """What onnxruntime would fuse into a product before it makes MatMulNBits of it is written otherwise.
+
+    The Add of a row becomes the bias of MatMulNBits. With any other Add, onnxruntime 1.31 makes a Gemm of a
+    product of matrices, and it takes a Relu or Clip, also behind a bias, for a part of a layer that waits
+    for a QuantizeLinear: there is no MatMulNBits then, and the weight is restored at every run. A Sum of two,
+    Max and Min compute the same in the same time.
+
+    Args:
+        matrix: Whether the product may be one of matrices; of more dimensions, no Gemm is made.
+    """
+    user = follower(layer)
+    if user is not None and user.op_type == "Add":
+        if matrix and not any(is_row(value) for value in user.inputs):
+            user.op_type = "Sum"
+            return
+        user = follower(user)
+    if user is not None and user.op_type in ("Relu", "Clip"):
+        spell_clipping(user)
+
+
+def is_row(value: ir.Value | None) -> bool:
+    return is_stored(value) and value is not None and value.shape is not None and len(value.shape) <= 1
+
+
+def follower(node: ir.Node) -> ir.Node | None:
+    """The only node that reads a node's result, past what onnxruntime removes."""
+    users = node.outputs[0].consumers()
+    if len(users) != 1 or users[0].graph is not node.graph:
+        return None
+    return follower(users[0]) if users[0].op_type in ("Identity", "Dropout") else users[0]
+
+
+def spell_clipping(node: ir.Node) -> None:
+    """A Relu or Clip is written as Max and Min."""
+    graph, x = node.graph, node.inputs[0]
+    assert isinstance(graph, ir.Graph)
+    if x is None or x.dtype not in (None, FLOAT):
+        return
+    name, given = node.outputs[0].name, [*node.inputs[1:], None, None]
+    if node.op_type == "Relu":
+        given[0] = add_initializer(graph, f"{name}.zero", np.zeros((), np.float32))
+    wanted = [(kind, bound) for kind, bound in zip(("Max", "Min"), given, strict=False) if bound is not None]
+    if not wanted:
         return
     for kind, bound in wanted[:-1]:
-        cut = new_node(graph, kind, [x, bound], f"{node.outputs[0].name}.cut", FLOAT)
+        cut = new_node(graph, kind, [x, bound], f"{name}.cut", FLOAT)
         graph.insert_before(node, cut)
         x = cut.outputs[0]
-    node.op_type = wanted[-1][0]
+    node.op_type, bound = wanted[-1]
     node.attributes.clear()
     node.resize_inputs(2)
     node.replace_input_with(0, x)
-    node.replace_input_with(1, wanted[-1][1])
+    node.replace_input_with(1, bound)

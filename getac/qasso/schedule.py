@@ -151,8 +151,13 @@ class Schedule:
 
     def at(self, step: int) -> Moment:
         """Where a step stands; steps count from 0."""
-        stage = next(one for one in reversed(Stage) if step >= self.start(one))
-        within = step - self.start(stage)
+        stage, within = Stage.COOL_DOWN, step - self.warm_up - self.projection - self.joint
+        if step < self.warm_up:
+            stage, within = Stage.WARM_UP, step
+        elif step < self.warm_up + self.projection:
+            stage, within = Stage.PROJECTION, step - self.warm_up
+        elif within < 0:
+            stage, within = Stage.JOINT, within + self.joint
         if stage is Stage.WARM_UP:
             return Moment(stage, 0, within, self.warm_up)
         if stage is Stage.COOL_DOWN:

@@ -9,6 +9,7 @@ from torch import nn  # noqa: E402
 
 from getac.kernels import ahead  # noqa: E402
 from getac.kernels.fake_quantize import Bits, fake_quantize  # noqa: E402
+from getac.kernels.lattice import lattice, lattice_of_numbers  # noqa: E402
 from getac.kernels.together import quantize_together  # noqa: E402
 
 SHAPES = ((16, 4, 3, 3), (32, 36), (8, 4, 9))
@@ -30,9 +31,8 @@ def test_is_a_call_for_each(parameters, bits):
     inputs = [one for several in parameters for one in several]
     grads = [torch.randn(shape) for shape in SHAPES]
     expected = torch.autograd.grad(single, inputs, grads)
-    for a, b in zip(
-        (*single, *expected), (*joined, *torch.autograd.grad(joined, inputs, grads)), strict=True
-    ):
+    found = torch.autograd.grad(joined, inputs, grads)
+    for a, b in zip((*single, *expected), (*joined, *found), strict=True):
         assert torch.equal(a, b)
 
 
@@ -66,8 +66,6 @@ def test_a_result_is_taken_once_and_only_for_its_arguments(parameters):
 
 
 def test_numbers_make_the_lattice_that_tensors_make():
-    from getac.kernels.lattice import lattice, lattice_of_numbers
-
     random = torch.Generator().manual_seed(0)
     found = 0
     for bits in (LEARNED, FIXED, Bits(False, 2.0, 7.3)):

@@ -7,7 +7,9 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
+from getac.onnx_graph.read import load
 from getac.passes import FoldQuantizers, Pipeline, RecognizeQuantizers, RemoveDead, State
 from tools.onnx_text import model_of
 
@@ -208,3 +210,63 @@ def test_weights_on_no_lattice_are_said_to_be_none():
     state = recognized("r = Round(w)  s = Mul(r, v)  y = MatMul(x, s)", {"w": WEIGHT * 9, "v": WEIGHT})
     (refusal,) = state.refusals["recognize-quantizers"]
     assert "on no lattice of at most 16 bits" in refusal.reason
+
+
+# ---- spelled as quantizers ----
+
+BITS = st.integers(2, 8)
+STEPS = st.floats(1e-3, 1).map(F32)
+
+
+def folded(proto):
+    state = State(load(proto))
+    return Pipeline([RecognizeQuantizers(), RemoveDead(), FoldQuantizers()]).run(state)
+
+
+@settings(max_examples=10, deadline=None)
+@given(step=STEPS, zero=st.integers(-128, 127), signed=st.booleans())
+def test_q_and_dq_of_activations(step, zero, signed):
+    point = np.asarray(zero if signed else zero + 128, np.int8 if signed else np.uint8)
+    body = "a = QuantizeLinear(x, s, z)  q = DequantizeLinear(a, s, z)  y = MatMul(q, w)"
+    proto = model_of(body, {"x": SHAPE}, {"s": np.asarray(step), "z": point, "w": WEIGHT})
+    check(only_record(folded(proto)), step, -128 - zero, 127 - zero)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 99), block=st.sampled_from([None, 1, 2, 3]), rounded=st.booleans())
+def test_q_and_dq_of_weights(seed, block, rounded):
+    """Stored integers, or floats that are rounded when the graph runs; steps per channel or in blocks."""
+    rng = np.random.default_rng(seed)
+    rows = (8,) if block is None else (-(-4 // block), 8)
+    steps = rng.uniform(0.01, 0.1, rows).astype(F32)
+    axis = "axis = 1" if block is None else f"axis = 0, block_size = {block}"
+    tensors = {"s": steps, "z": np.zeros(rows, np.int8), "w": WEIGHT}
+    body = f"i = QuantizeLinear<{axis}>(w, s, z)  " if rounded else ""
+    if not rounded:
+        tensors["i"] = rng.integers(-128, 128, (4, 8)).astype(np.int8)
+    proto = model_of(f"{body}q = DequantizeLinear<{axis}>(i, s, z)  y = MatMul(x, q)", {"x": SHAPE}, tensors)
+    record = only_record(folded(proto))
+    np.testing.assert_array_equal(record.step, steps)
+    assert (record.low, record.high, record.axis, record.block) == (-128, 127, 0 if block else 1, block)
+
+
+@settings(max_examples=10, deadline=None)
+@given(step=STEPS, bits=BITS, signed=st.booleans(), narrow=st.booleans(), integers=st.booleans())
+def test_quant_of_qonnx(step, bits, signed, narrow, integers):
+    zero = np.asarray(0, np.int8 if integers else F32)  # its own conversion of Q/DQ leaves integers
+    parameters = [("s", step), ("z", zero), ("b", F32(bits)), ("w", WEIGHT)]
+    inputs = [numpy_helper.from_array(np.asarray(array), name) for name, array in parameters]
+    given = {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"}
+    domain = "qonnx.custom_op.general"
+    nodes = [
+        helper.make_node("Quant", ["x", "s", "z", "b"], ["q"], "n", domain=domain, **given),
+        helper.make_node("MatMul", ["q", "w"], ["y"], "m"),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", SHAPE), ("y", [6, 8]))]
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(domain, 1)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], inputs)
+    record = only_record(folded(helper.make_model(graph, opset_imports=imports, ir_version=10)))
+    if signed:
+        check(record, step, -(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1)
+    else:
+        check(record, step, 0, 2**bits - 1 - narrow)

@@ -46,19 +46,21 @@ HEAD, TAIL = "h = Conv(x, w, b)  t = Relu(h)", "s = Relu(m)  y = Conv(s, u)"
 DENSE, END = "h = Gemm(x, w, b)  t = Relu(h)", "s = Relu(m)  y = Gemm(s, u)"
 
 CASES = {
+    # Units 4 and 5 hold constants; 1 is zero behind the Relu, and nobody reads 0, 4 and 7 of the next layer.
     "no bias": (IMAGE, f"{HEAD} m = Conv(t, v) {TAIL}", 6),
     "a bias": (IMAGE, f"{HEAD} m = Conv(t, v, c) {TAIL}", 6),
-    "a bias that two have": (IMAGE, f"{HEAD} k = Conv(t, v, c) n = Conv(t, v, c) m = Mul(k, n) {TAIL}", 6),
-    "a bias that is computed": (IMAGE, f"{HEAD} d = Exp(c) m = Conv(t, v, d) {TAIL}", 6),
+    "a bias that two have": (IMAGE, f"{HEAD} k = Conv(t, v, c) n = Conv(t, v, c) m = Add(k, n) {TAIL}", 6),
+    "a bias that is computed": (IMAGE, f"{HEAD} d = Exp(c) m = Conv(t, v, d) {TAIL}", 4),
     "a chain": (IMAGE, f"{HEAD} k = Conv(t, v, c) l = Relu(k) m = Conv(l, v2) {TAIL}", 6),
     "a depthwise one between": (
         IMAGE,
         f"{HEAD} k = Conv<group=8>(t, g, c) l = Relu(k) m = Conv(l, v) {TAIL}",
-        6,
+        4,
     ),
     "all are dead": (
         IMAGE,
-        "h = Conv(x, w0, b) t = Relu(h) k = Conv(t, v) p = GlobalAveragePool(k) f = Flatten(p) y = MatMul(f, z)",
+        "h = Conv(x, w0, b) t = Relu(h) k = Conv(t, v)"
+        " p = GlobalAveragePool(k) f = Flatten(p) y = MatMul(f, z)",
         14,
     ),
     "gemm without a bias": (MATRIX, f"{DENSE} m = Gemm(t, v) {END}", 6),
@@ -69,7 +71,7 @@ CASES = {
     "gemm with a bias that is computed": (
         MATRIX,
         f"{DENSE} d = Exp(r) m = Gemm<beta=0.5>(t, v, d) {END}",
-        6,
+        4,
     ),
     "a chain of gemms": (MATRIX, f"{DENSE} k = Gemm(t, v, c) l = Relu(k) m = Gemm(l, v2) {END}", 6),
     "matmul of matrices": (MATRIX, f"{DENSE} m = MatMul(t, v) {END}", 6),
@@ -88,7 +90,9 @@ def model_of(build, dims, body):
     tensors = dict(IMAGES if dims == IMAGE else VECTORS)
     tensors |= {"v2": tensors["v"][::-1].copy(), "g": normal(8, 1, 1, 1, seed=8)}
     text = "\n".join(body.replace(") ", ")\n").splitlines())
-    used = {name: array for name, array in tensors.items() if any(f"{name}{end}" in text for end in (",", ")"))}
+    used = {
+        name: array for name, array in tensors.items() if any(f"{name}{end}" in text for end in (",", ")"))
+    }
     return build(f"(float[{dims}] x) => (float[{result}] y) {{ {text} }}", **used)
 
 
@@ -100,7 +104,8 @@ def test_a_layer_takes_constants_and_loses_units_itself(build, evaluate, dims, b
     state = Pipeline([FoldQuantizers(), InferShapes(), InferAxes(), ChooseUnits(align=1), SliceUnits()]).run(
         State(model)
     )
-    assert state.choice.exact and state.choice.removed == removed and state.choice.folds
+    assert state.choice.exact and state.choice.removed == removed
+    assert bool(state.choice.folds) == (removed > 4)
     (after,) = evaluate(model, x=x)
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
     for node in model.graph:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from getac.errors import OptionError
 from getac.executed import executed_kernels
 from getac.passes import QuantizeWeights, RemoveDead, StoreWeights
 from getac.pipeline import Fact, Pipeline, State
@@ -195,3 +196,188 @@ def test_quantizers_of_activations_are_written_back(build, bits):
         run(open_session(model), {"x": x})["y"], as_written, atol=2.0 ** (1 - bits) * 4
     )
     assert all(value.is_initializer() for value in state.quantizers)
+
+
+FOLLOWERS = {
+    "nothing": "y = Identity(p)",
+    "add": "y = Add(p, b)",
+    "add of a matrix": "y = Add(m, p)",
+    "add and relu": "q = Add(p, b) \n y = Relu(q)",
+    "add, relu and a product": "q = Add(p, b) \n r = Relu(q) \n y = MatMul(r, v)",
+    "relu": "r = Relu(p) \n y = Neg(r)",
+    "clip": "r = Clip(p, low, high) \n y = Neg(r)",
+    "clip from above": "r = Clip(p, , high) \n y = Neg(r)",
+    "gelu": "y = Gelu(p)",
+    "sigmoid": "y = Sigmoid(p)",
+    "tanh": "y = Tanh(p)",
+    "leaky relu": "y = LeakyRelu<alpha=0.1>(p)",
+    "residual add": "y = Add(p, x)",
+    "residual add and relu": "q = Add(x, p) \n r = Relu(q) \n y = Neg(r)",
+    "an identity and a residual add": "i = Identity(p) \n y = Add(i, x)",
+    "sum of two products": "o = MatMul(x, v) \n y = Add(p, o)",
+    "two readers": "r = Relu(p) \n y = Add(p, r)",
+}
+LAYERS_OF_RANK = {
+    2: ["p = MatMul(x, w)", "p = Gemm(x, w)", "p = Gemm(x, w, b)", "p = Gemm<transB=1>(x, w, m)"],
+    3: ["p = MatMul(x, w)"],
+}
+
+
+SHAPES = {"w": (64, 64), "v": (64, 64), "b": (64,), "m": (3, 64), "low": (), "high": ()}
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize(
+    ("rank", "layer"), [(rank, one) for rank, many in LAYERS_OF_RANK.items() for one in many]
+)
+@pytest.mark.parametrize("follower", FOLLOWERS)
+def test_no_weight_is_restored_at_run_time_whatever_follows(build, follower, rank, layer, bits):
+    """onnxruntime takes Add, Relu and Clip into a float kernel before it makes MatMulNBits of a product."""
+    dims = "3,64" if rank == 2 else "N,3,64"
+    tensors = {name: normal(*shape, seed=3) / 8 for name, shape in SHAPES.items()}
+    text = f"{layer} \n {FOLLOWERS[follower]}"
+    model = build(f"(float[{dims}] x) => (float[{dims}] y) {{ {text} }}", **tensors)
+    expected = rounded(model, bits)
+    stored(model, bits)
+    running = [node.op_type for node in executed_kernels(model)]
+    products = text.count("MatMul") + text.count("Gemm")
+    assert "DequantizeLinear" not in running and running.count("MatMulNBits") == products
+    feeds = {"x": normal(*([2, 3, 64][3 - rank :]), seed=5)}
+    reference = run(open_session(expected, optimize=False), feeds)["y"]
+    np.testing.assert_allclose(run(open_session(model, optimize=False), feeds)["y"], reference, atol=1e-3)
+    assert np.abs(run(open_session(model), feeds)["y"] - reference).max() < 0.03 * np.abs(reference).max()
+
+
+def rounded(model, bits):
+    """A copy with weights that are rounded as they will be stored."""
+    copy = model.clone()
+    state = State(copy, facts={Fact.QUANTIZERS_FOLDED})
+    Pipeline([QuantizeWeights(bits)]).run(state)
+    for value, record in state.quantizers.items():
+        value.const_value = ir.tensor(record.quantize(value.const_value.numpy()), name=value.name)
+    return copy
+
+
+@pytest.mark.parametrize("kernel_follows", ["y = Add(p, x)", "q = Add(p, b) \n r = Relu(q) \n y = Neg(r)"])
+def test_the_trap_that_followers_are_spelled_for(build, kernel_follows):
+    text = f"(float[N,64] x) => (float[N,64] y) {{ d = DequantizeLinear<axis=1>(w, s) \n p = MatMul(x, d) \n {kernel_follows} }}"
+    naive = build(text, w=np.ones((64, 64), np.int8), s=np.ones(64, F32), b=np.ones(64, F32))
+    running = [node.op_type for node in executed_kernels(naive)]
+    assert "DequantizeLinear" in running and "MatMulNBits" not in running
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("text", ["y = MatMul(x, w)", "y = Gemm(x, w, b)"])
+def test_zeros_are_folded(build, text, bits):
+    """MatMulNBits makes noise of them."""
+    model = build(
+        f"(float[N,64] x) => (float[N,16] y) {{ {text} }}", w=np.zeros((64, 16), F32), b=np.zeros(16, F32)
+    )
+    state = stored(model, bits)
+    (running,) = executed_kernels(model)
+    assert running.op_type in ("MatMul", "Gemm") and state.refusals == {}
+    assert not run(open_session(model), {"x": normal(5, 64)})["y"].any()
+
+
+ACTIVATION = "(float[N,2,32] x) => (float[N,64] y) { a = Tanh(x) \n f = Flatten(a) \n p = MatMul(f, w) \n y = Sigmoid(p) }"
+
+
+@pytest.mark.parametrize("activation_bits", [8, 9, 16])
+@pytest.mark.parametrize("where", ["a", "p", "y"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_more_than_eight_bits_surround_is_folded(build, where, bits, activation_bits):
+    """MatMulNBits rounds activations to 8 bits: hundreds of steps of 16 bits."""
+    model = build(ACTIVATION, w=normal(64, 64) / 8)
+    values = {node.outputs[0].name: node.outputs[0] for node in model.graph}
+    record = Quantizer(
+        np.asarray(2.0 ** (1 - activation_bits), F32),
+        -(2 ** (activation_bits - 1)),
+        2 ** (activation_bits - 1) - 1,
+    )
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    state.quantizers[values[where]] = record
+    Pipeline([QuantizeWeights(bits), StoreWeights(), RemoveDead()]).run(state)
+    running = {node.op_type for node in executed_kernels(model)}
+    folded = activation_bits > 8
+    assert ("MatMul" in running, "MatMulNBits" in running) == (folded, not folded)
+    assert bool(state.refusals) == folded
+    if folded:
+        (refusal,) = state.refusals["store-weights"]
+        assert refusal.where == "matmul_2" and "more than 8 bits" in refusal.reason
+        feeds = {"x": normal(5, 2, 32)}
+        plain = run(open_session(model, optimize=False), feeds)["y"]
+        assert np.abs(run(open_session(model), feeds)["y"] - plain).max() <= 1.01 * float(record.step)
+
+
+def test_eight_bits_keep_their_kernel_beside_sixteen(build):
+    text = "(float[N,64] x) => (float[N,64] y) { a = Tanh(x) \n b = MatMul(a, v) \n c = Tanh(b) \n y = MatMul(c, w) }"
+    model = build(text, v=normal(64, 64), w=normal(64, 64))
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    for node, bits in ((model.graph[0], 16), (model.graph[2], 8)):
+        state.quantizers[node.outputs[0]] = Quantizer.symmetric(np.float32(1), bits)
+    Pipeline([QuantizeWeights(), StoreWeights(), RemoveDead()]).run(state)
+    running = [node.op_type for node in executed_kernels(model)]
+    assert running.count("MatMul") == 1 and running.count("MatMulNBits") == 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "block", "portable", "kernel"),
+    [
+        (64, 32, 32, "MatMulNBits"),
+        (48, 32, 16, "MatMulNBits"),
+        (24, 32, None, "MatMulNBits"),
+        (100, 32, "folded", "MatMul"),
+        (40, 16, "folded", "MatMul"),
+    ],
+)
+@pytest.mark.parametrize("low", [-8, -3])
+def test_blocks_of_the_model_divide_its_inputs_where_openvino_reads_them(
+    build, inputs, block, portable, kernel, low
+):
+    weight, count = normal(inputs, 16), -(-inputs // block)
+    record = Quantizer(np.abs(normal(count, 16, seed=1)) / 8 + F32(0.05), low, low + 15, axis=0, block=block)
+    x = normal(5, inputs, seed=2)
+    for target in ("portable", "ort"):
+        model = build(f"(float[N,{inputs}] x) => (float[N,16] y) {{ y = MatMul(x, w) }}", w=weight)
+        state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+        state.quantizers[model.graph.initializers["w"]] = record
+        Pipeline([QuantizeWeights(), StoreWeights(target), RemoveDead()]).run(state)
+        found = [
+            node.attributes.get_int("block_size", 0) or None
+            for node in model.graph
+            if node.op_type == "DequantizeLinear"
+        ]
+        wanted = block if target == "ort" else portable
+        assert found == ([] if wanted == "folded" else [wanted])
+        assert [node.op_type for node in executed_kernels(model)] == [
+            "MatMulNBits" if target == "ort" else kernel
+        ]
+        assert [one.reason for many in state.refusals.values() for one in many] == (
+            [f"blocks of {block} do not divide its {inputs} inputs, and OpenVINO takes no others"]
+            if wanted == "folded"
+            else []
+        )
+        plain = run(open_session(model, optimize=False), {"x": x})["y"]
+        np.testing.assert_allclose(plain, x @ record.quantize(weight), rtol=1e-4, atol=1e-4)
+
+
+def test_steps_of_folded_blocks_take_no_room(build):
+    """They are spread over the rows when the model is loaded."""
+    model = build(
+        "(float[N,256] x) => (float[N,128] y) { a = MatMul(x, w) \n y = Tanh(a) }", w=normal(256, 128)
+    )
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    state.quantizers[model.graph[1].outputs[0]] = Quantizer.symmetric(np.float32(1), 16)
+    Pipeline([QuantizeWeights(4, 32), StoreWeights(), RemoveDead()]).run(state)
+    sizes = {
+        name: value.const_value.nbytes
+        for name, value in model.graph.initializers.items()
+        if name.startswith("w.")
+    }
+    assert sum(sizes.values()) == 256 * 128 + 8 * 128 + 4 * 128 + 8 * 256  # INT8 until packed
+    assert [node.op_type for node in executed_kernels(model)][0] == "MatMul"
+
+
+def test_other_targets_are_refused():
+    with pytest.raises(OptionError, match="no such target"):
+        StoreWeights("openvino")

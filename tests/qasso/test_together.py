@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -26,9 +27,7 @@ def test_changes_no_number() -> None:
     module, x = prepared_attention(), vectors(1)
     expected, outputs = gradients_of(module, x), module(x)
     small = SmallWeights(module)
-    assert [len(group.weights) for group in small.groups] == [
-        4
-    ]  # qkv, merge, up have rows of 16; so has head
+    assert [len(group.weights) for group in small.groups] == [3]  # qkv, merge, up: rows of 16, 4 to 8 bits
     for one, other in zip(gradients_of(module, x), expected, strict=True):
         assert (one is other is None) or torch.equal(one, other)  # type: ignore[arg-type]
     assert torch.equal(module(x), outputs)
@@ -38,9 +37,13 @@ def test_changes_no_number() -> None:
 
 def test_results_are_used_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     module = prepared_attention()
-    small, taken = SmallWeights(module), []
-    take = ahead.take
-    monkeypatch.setattr(ahead, "take", lambda *given: taken.append(take(*given)) or taken[-1])
+    small, take, taken = SmallWeights(module), ahead.take, []
+
+    def noted(*given: Any) -> Any:
+        taken.append(take(*given))
+        return taken[-1]
+
+    monkeypatch.setattr(ahead, "take", noted)
     module(vectors(0))
     assert sum(one is not None for one in taken) == len(small.groups[0].weights)
     assert not ahead.ahead.results
@@ -61,8 +64,8 @@ def test_a_copy_is_trained_by_itself() -> None:
         for one in other.parameters():
             one.mul_(1.1)
     alone = copy.deepcopy(other)
-    for one, two in zip(gradients_of(other, vectors(1)), gradients_of(alone, vectors(1)), strict=True):
-        assert (one is two is None) or torch.equal(one, two)  # type: ignore[arg-type]
+    for mine, its in zip(gradients_of(other, vectors(1)), gradients_of(alone, vectors(1)), strict=True):
+        assert (mine is its is None) or torch.equal(mine, its)  # type: ignore[arg-type]
 
 
 def test_finished_modules_have_no_hooks() -> None:

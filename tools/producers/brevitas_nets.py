@@ -31,7 +31,7 @@ def quantized(name: str, network: Network) -> nn.Module:
     with torch.no_grad(), calibration_mode(module):
         for x in network.inputs:
             module(x)
-    return module.eval()
+    return module.eval()  # type: ignore[no-any-return]
 
 
 def exported(module: nn.Module, x: Tensor, form: str) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Graphs in the forms that NVIDIA's Model Optimizer documents, written by hand: it wants CUDA libraries.
+"""Graphs in the forms that NVIDIA's Model Optimizer documents, written by hand: it is not installed here.
 
 - INT8: QuantizeLinear and DequantizeLinear with zero points of 0 around every input, weights per channel
   rounded when the graph runs (W -> Q -> DQ);
@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -23,11 +23,13 @@ __all__ = ["produced"]
 
 Floats = npt.NDArray[np.float32]
 Tensors = dict[str, npt.NDArray[np.generic]]
+Part = tuple[str, Mapping[str, npt.NDArray[np.generic]]]
 ZERO, F32 = np.asarray(np.int8(0)), np.float32
 
 
 def activation(name: str, source: str, top: float) -> tuple[str, Tensors]:
-    text = f"{name}_q = QuantizeLinear({source}, {name}_s, zero)  {name} = DequantizeLinear({name}_q, {name}_s, zero)  "
+    text = f"{name}_q = QuantizeLinear({source}, {name}_s, zero)  "
+    text += f"{name} = DequantizeLinear({name}_q, {name}_s, zero)  "
     return text, {f"{name}_s": np.asarray(top / 127, F32), "zero": ZERO}
 
 
@@ -49,20 +51,23 @@ def block_weight(name: str, weight: Floats, block: int) -> tuple[str, Tensors]:
     return text, {f"{name}_i": integers.astype(ml_dtypes.int4), f"{name}_s": scale}
 
 
-def written(body: list[tuple[str, Tensors]], shape: tuple[int, ...]) -> onnx.ModelProto:
+def written(
+    body: Sequence[tuple[str, Mapping[str, npt.NDArray[np.generic]]]], shape: tuple[int, ...]
+) -> onnx.ModelProto:
     text = "".join(part for part, _ in body)
     return model_of(text, {"x": shape}, {name: array for _, new in body for name, array in new.items()})
 
 
 def random(*shape: int) -> Floats:
     fan_in = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
-    return np.random.default_rng(sum(shape)).normal(size=shape).astype(F32) / F32(fan_in**0.5)
+    numbers: Floats = np.random.default_rng(sum(shape)).normal(size=shape).astype(F32)
+    return numbers / F32(fan_in**0.5)
 
 
 def convolutions(size: Size) -> onnx.ModelProto:
     c, image = size.channels, (size.batch, 3, size.image, size.image)
     pads = "pads = [1, 1, 1, 1]"
-    body = [
+    body: list[Part] = [
         activation("a", "x", 4), rounded_weight("w", random(c, 3, 3, 3), 0),
         (f"b = Conv<{pads}>(a, w, wb)  r = Relu(b)  ", {"wb": random(c, 1)[:, 0]}),
         activation("d", "r", 4), rounded_weight("v", random(2 * c, c, 3, 3), 0),
@@ -75,7 +80,7 @@ def convolutions(size: Size) -> onnx.ModelProto:
 
 def perceptron(size: Size) -> onnx.ModelProto:
     f, h = size.features, size.hidden
-    body = [
+    body: list[Part] = [
         activation("a", "x", 4), rounded_weight("w", random(f, h), 1),
         ("b = MatMul(a, w)  r = Relu(b)  ", {}),
         activation("d", "r", 4), rounded_weight("v", random(h, 10), 1),
@@ -88,7 +93,7 @@ def awq(size: Size) -> onnx.ModelProto:
     """The feed-forward part of a transformer, with AWQ's scales in front of each product."""
     f, h, block = size.features, size.hidden, 16
     scales = {name: np.linspace(0.5, 2, n, dtype=F32) for name, n in (("p", f), ("q", h))}
-    body = [
+    body: list[Part] = [
         ("n = LayerNormalization(x, g)  a = Mul(n, p)  ", {"g": np.ones(f, F32), "p": scales["p"]}),
         block_weight("w", random(f, h) / scales["p"][:, None], block),
         ("b = MatMul(a, w)  c = Gelu(b)  d = Mul(c, q)  ", {"q": scales["q"]}),

@@ -130,5 +130,12 @@ def export(
         assert program is not None
         return program.model_proto
     stream = io.BytesIO()
-    torch.onnx.export(module, (example,), stream, dynamo=False, opset_version=17, input_names=["x"])
+    torch.onnx.export(
+        module,
+        (example,),
+        stream,  # type: ignore[arg-type]  # this exporter takes it
+        dynamo=False,
+        opset_version=17,
+        input_names=["x"],
+    )
     return onnx.load_from_string(stream.getvalue())

@@ -20,7 +20,7 @@ def quant_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     from qonnx.util.cleanup import cleanup_model
 
     converted = ModelWrapper(model).transform(InferShapes()).transform(QCDQToQuant())
-    return cleanup_model(converted).model
+    return cleanup_model(converted).model  # type: ignore[no-any-return]
 
 
 def produced(size: Size = SMALL) -> Iterator[Produced]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def fake_quantizer(x: Tensor, per_channel: bool) -> nn.Module:
             "observer": MovingAverageMinMaxObserver, "quant_min": -128, "quant_max": 127,
             "dtype": torch.qint8, "qscheme": torch.per_tensor_symmetric,
         }  # fmt: skip
-    made = FakeQuantize(**kind)
+    made = FakeQuantize(**kind)  # type: ignore[no-untyped-call]
     made(x)
     made.apply(disable_observer)
     return made
@@ -50,7 +51,7 @@ def produced(size: Size = SMALL) -> Iterator[Produced]:
                 with torch.no_grad():
                     module = quantized(
                         copy.deepcopy(network.module),
-                        lambda x, per_channel=per_channel: fake_quantizer(x, per_channel),
+                        partial(fake_quantizer, per_channel=per_channel),
                         torch.cat(network.inputs),
                     )
                     model = export(module, network.inputs[0], dynamo=False)

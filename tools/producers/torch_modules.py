@@ -54,7 +54,8 @@ class Pact(nn.Module):
         y = torch.where(
             x >= self.top, self.top, torch.where(x <= self.low * self.top, self.low * self.top, x)
         )
-        return torch.round(y * self.levels / self.top) * self.top / self.levels
+        rounded: Tensor = torch.round(y * self.levels / self.top)
+        return rounded * self.top / self.levels
 
 
 class Dorefa(nn.Module):
@@ -64,6 +65,7 @@ class Dorefa(nn.Module):
         super().__init__()
         self.weight = isinstance(x, nn.Parameter)
         self.levels = 15 if self.weight else 2 ** (bits - 1) - 1  # 8 bits around no zero are 9
+        self.top: Tensor
         self.register_buffer("top", x.detach().abs().max())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +91,8 @@ class Quantized(nn.Module):
     def __init__(self, layer: nn.Linear | nn.Conv2d, quantizer: Callable[[Tensor], nn.Module]) -> None:
         super().__init__()
         self.layer, self.quantizer = layer, quantizer
-        self.of_weight, self.of_input = quantizer(layer.weight), None
+        self.of_weight = quantizer(layer.weight)
+        self.of_input: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.of_input is None:
