@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from getac.clipping import CLIPPING
@@ -94,7 +95,8 @@ def lower_layer(node: ir.Node, state: State) -> ir.Node:
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
     free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
     no_bias = weights.bias is None  # then a head that is tied to a table keeps the table's integers
-    finer = weights.quantizer if no_bias else finer_lattice(weights.quantizer, state.quantizers[x])
+    used = occupied(weights.quantizer, weights.weight)
+    finer = weights.quantizer if no_bias else finer_lattice(used, state.quantizers[x])
     steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
     quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)
@@ -121,6 +123,12 @@ def share_storage(restoring: ir.Node, stored: dict[ir.Value, ir.Node], weight: i
         restoring.replace_input_with(index, other)
         if own is not None:
             graph.initializers.pop(str(own.name))
+
+
+def occupied(quantizer: Quantizer, weight: npt.NDArray[np.float32]) -> Quantizer:
+    """The part of a lattice that a weight takes: files store few bits as INT8, whose range says nothing."""
+    integers = quantizer.integers(weight)
+    return replace(quantizer, low=int(integers.min(initial=0)), high=int(integers.max(initial=1)))
 
 
 def finer_lattice(quantizer: Quantizer, inputs: Quantizer) -> Quantizer:

@@ -74,14 +74,14 @@ class QuantizeWeights:
                 continue
             array, axis = np.asarray(array_of(weight), np.float32), output_dimension(node)
             blocks = floats and node.op_type in ("Gemm", "MatMul") and array.ndim == 2
-            size = self.size_for(node, array.shape[1 - axis], state) if blocks else None
+            size = self.size_for(weight, array.shape[1 - axis], state) if blocks else None
             state.quantizers[weight] = (
                 per_unit(array, self.bits, axis)
                 if size is None
                 else per_block(array, self.bits, 1 - axis, size)
             )
 
-    def size_for(self, node: ir.Node, inputs: int, state: State) -> int | None:
+    def size_for(self, weight: ir.Value, inputs: int, state: State) -> int | None:
         """The block of a matrix with so many inputs; that it is not the one asked for is said."""
         size = self.size
         if size is None or inputs % size == 0 or target_of(self.target) is Target.ORT:
@@ -90,5 +90,5 @@ class QuantizeWeights:
         if self.block != "auto":
             reason = f"blocks of {size} do not divide its {inputs} inputs, as OpenVINO wants"
             instead = f"its blocks have {fitting}" if fitting else "it has a step per output unit"
-            state.refuse(self.name, Refusal(node.name or node.op_type, reason, instead))
+            state.refuse(self.name, Refusal(weight.name or "", reason, instead))
         return fitting

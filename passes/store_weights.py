@@ -25,6 +25,7 @@ from getac.onnx_graph.qdq import keep_quantizer, new_node
 from getac.onnx_graph.weight_only import (
     fits_kernel,
     folded_weight,
+    keep_from_integers,
     kernel_weight,
     spell_followers,
     with_whole_blocks,
@@ -85,6 +86,7 @@ class StoreWeights:
         else:
             if node.op_type == "Gemm":
                 split(node, kernel, state)
+            keep_from_integers(node)
             spell_followers(node, rank(node.inputs[0], state) in (None, MATRIX))
             restored = kernel_weight(node, name, kernel.weight, self.suited(kernel) or kernel.quantizer)
         node.replace_input_with(1, restored)

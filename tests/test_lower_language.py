@@ -117,3 +117,45 @@ def test_an_encoder_is_integer_with_float_outputs(tmp_path):
     assert [row.kernel for row in report.layers].count("integer (QGemm)") == 6
     types = [node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node]
     assert types.count("QuantizeLinear") == 4  # of what layers read: three read the same
+
+
+FEED_FORWARD = """(float[N,T,64] x) => (float[N,T,64] y) {
+    h = MatMul(x, up)
+    s = Add(h, shift)
+    r = Relu(s)
+    o = MatMul(r, down)
+    y = Add(x, o)
+}"""
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("dims", ["N", "N,T"])
+def test_feed_forward_layers_are_weight_only_and_predicted_so(build, dims, bits, tmp_path):
+    """With a Relu or a residual Add behind them, in matrices and in sequences."""
+    text = FEED_FORWARD.replace("N,T", dims)
+    model = build(text, up=normal(64, 96), shift=normal(96), down=normal(96, 64))
+    report = lower(model, tmp_path / "o.onnx", weight_bits=bits, force=True)
+    assert [row.kernel for row in report.layers] == ["weight-only (MatMulNBits)"] * 2
+    assert all(row.strategy.startswith(f"weight-only, {max(bits, 4)} bits") for row in report.layers)
+    assert report.notes[-1].startswith("MatMulNBits, which 2 of 2 layers run as")
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(F32) / 8
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("data", [None, {"x": normal(8, 8)}], ids=["weight-only", "calibrated"])
+def test_a_product_of_zeros_is_zero(build, data, bits, tmp_path):
+    text = "(float[N,8] x) => (float[N,5] y) { a = MatMul(x, v) \n y = MatMul(a, w) }"
+    model = build(text, v=normal(8, 8), w=np.zeros((8, 5), F32))
+    lower(model, tmp_path / "o.onnx", calibration=data, weight_bits=bits)
+    assert not run(open_session(tmp_path / "o.onnx"), {"x": normal(3, 8)})["y"].any()
+
+
+def test_blocks_that_were_asked_for_and_do_not_fit_are_told(build, tmp_path):
+    model = build("(float[N,40] x) => (float[N,5] y) { y = MatMul(x, w) }", w=normal(40, 5))
+    report = lower(model, tmp_path / "o.onnx", weight_bits=4, block=32)
+    (refusal,) = report.refusals["quantize-weights"]
+    assert refusal.where == "w" and refusal.reason.startswith("blocks of 32 do not divide its 40 inputs")
+    assert lower(model, tmp_path / "o.onnx", weight_bits=4, block=32, target="ort").refusals == {}

@@ -70,6 +70,20 @@ def test_why_portable_weights_are_not_multiplied(build):
     assert "Eltwise" not in layers_of(compiled(model))
 
 
+@pytest.mark.parametrize("block", ["auto", 16, 128])
+@pytest.mark.parametrize("inputs", [16, 24, 31, 48, 100, 128])
+def test_products_load_whatever_their_inputs(build, inputs, block, tmp_path):
+    """OpenVINO has no last block that is shorter."""
+    weight = np.random.default_rng(0).normal(size=(inputs, 10)).astype(F32)
+    model = build(f"(float[N,{inputs}] x) => (float[N,10] y) {{ y = MatMul(x, w) }}", w=weight)
+    path = tmp_path / "lowered.onnx"
+    getac.lower(model, path, weight_bits=4, block=block, bench=False)
+    feeds = {"x": np.random.default_rng(1).normal(size=(3, inputs)).astype(F32)}
+    expected = run(open_session(path, optimize=False), feeds)["y"]
+    found = openvino.Core().compile_model(path, "CPU", EXACT)(feeds)[0]
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "squeezenet", "unet", "transformer", "mlp_gemm"])
 def test_lowered_models_agree(name, bits, tmp_path):

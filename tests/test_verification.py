@@ -77,6 +77,35 @@ def test_the_first_stage_that_fails_names_the_value(check, build):
     assert found.departure.value == "y"
 
 
+@pytest.mark.parametrize(
+    ("s", "t", "off", "passes"),
+    [
+        (0, 0, 1e-6, True),  # a rounding of inputs of about 2
+        (0, 0, 1e-4, False),
+        (0, 1e-6, 2e-6, False),  # there is a signal, be it small
+        (0, 0, 1e-42, True),
+        (0, 1e-42, 0, True),  # nor has float32 normal numbers this small
+    ],
+)
+def test_zeros_are_held_to_the_rounding_of_the_greatest_value(check, build, s, t, off, passes):
+    same = {name: net(build, s, t) for name in ("original", "folded", "reference", "sliced")}
+    found = check(**same, lowered=net(build, s, off))
+    assert found.passed == passes and found.lowered[0].max_abs == pytest.approx(abs(off - t), rel=0.1)
+
+
+def test_zeros_among_outputs_excuse_no_other(check, build):
+    """What is no difference in one output is no noise that another one may have."""
+    text = (
+        "(float[N,4] x) => (float[N,4] y, float[N,4] z) { y = Mul(x, s) \n u = Mul(x, o) \n z = Add(u, t) }"
+    )
+    two = lambda s, t: build(text, s=F32(s), o=F32(0), t=F32(t))  # noqa: E731
+    same = {name: two(2, 0) for name in ("original", "folded", "sliced")}
+    same["reference"] = same["folded"]
+    assert check(True, **same, lowered=two(2, 1e-7)).passed
+    (failure,) = check(True, **{**same, "original": two(3, 0)}, lowered=two(2, 1e-7)).failures
+    assert failure == "original: output y has an SQNR of 9.5 dB, bound 20 dB"
+
+
 def test_outputs_that_are_not_finite_fail(check, build):
     found = check(lowered=net(build, t=np.inf))
     assert not found.passed and not found.lowered[0].finite

@@ -51,13 +51,13 @@ class Setting:
         image: Height and width that it is captured with; its parameters do not depend on it.
         rounds: Interleaved steps of each variant.
         periods: Of the joint stage, whose first is measured: half of all units go in that many. What
-            `getac.GETA.qasso` takes from 800 joint steps on; with more, fewer are forgotten at a time.
+            `getac.GETA.qasso` takes from 1600 joint steps on; with more, fewer are forgotten at a time.
     """
 
     net: Net
     image: int
     rounds: int
-    periods: int = 16
+    periods: int = 32
 
 
 FULL = Setting(NET, image=64, rounds=30)

@@ -37,7 +37,8 @@ def lower(
         str,
         typer.Option(
             help="Inputs of a matrix that share a step where activations stay floats: 16 to 256, or none;"
-            " auto: 32 with 4 bits or fewer, else none."
+            " auto: 32 with 4 bits or fewer, else none. For the target portable"
+            " they are halved until they divide the inputs."
         ),
     ] = "auto",
     embedding_bits: Annotated[

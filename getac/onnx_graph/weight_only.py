@@ -20,14 +20,15 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.kernels.weight_ranges import factored
-from getac.onnx_graph.edit import Array, add_initializer, is_stored
-from getac.onnx_graph.qdq import cast, new_node, scaled_weight, stored_integers
+from getac.onnx_graph.edit import Array, add_initializer, insert_after, is_stored
+from getac.onnx_graph.qdq import barrier, cast, new_node, scaled_weight, stored_integers
 from getac.quantizer import Quantizer
 
 __all__ = [
     "LEAST_BLOCK",
     "fits_kernel",
     "folded_weight",
+    "keep_from_integers",
     "kernel_weight",
     "spell_followers",
     "with_whole_blocks",
@@ -35,6 +36,10 @@ __all__ = [
 
 LEAST_BLOCK = 16  # MatMulNBits takes blocks of powers of two from here on
 FLOAT = ir.DataType.FLOAT
+MOVING = (
+    *("Dropout", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split"),
+    *("Squeeze", "Tile", "Transpose", "Unsqueeze"),
+)
 
 
 def fits_kernel(quantizer: Quantizer) -> bool:
@@ -133,20 +138,51 @@ def spell_followers(layer: ir.Node, matrix: bool) -> None:
 
     The Add of a row becomes the bias of MatMulNBits. With any other Add, onnxruntime 1.31 makes a Gemm of a
     product of matrices, and it takes a Relu or Clip, also behind a bias, for a part of a layer that waits
-    for a QuantizeLinear: there is no MatMulNBits then, and the weight is restored at every run. A Sum of two,
-    Max and Min compute the same in the same time.
+    for a QuantizeLinear, as it does the product itself in front of one. There is no MatMulNBits then, and the
+    weight is restored at every run. A Sum of two, Max and Min compute the same in the same time; a Sum of one
+    keeps a QuantizeLinear off.
 
     Args:
         matrix: Whether the product may be one of matrices; of more dimensions, no Gemm is made.
     """
-    user = follower(layer)
+    last, user = layer, follower(layer)
     if user is not None and user.op_type == "Add":
-        if matrix and not any(is_row(value) for value in user.inputs):
+        if any(is_row(value) for value in user.inputs):
+            last = user
+        elif matrix:
             user.op_type = "Sum"
-            return
         user = follower(user)
     if user is not None and user.op_type in ("Relu", "Clip"):
         spell_clipping(user)
+    graph, result = layer.graph, last.outputs[0]
+    if is_quantized(result):
+        assert isinstance(graph, ir.Graph)
+        insert_after(last, new_node(graph, "Sum", [result], f"{result.name}.float", FLOAT))
+
+
+def keep_from_integers(layer: ir.Node) -> None:
+    """A Sum of one in front of a layer that reads integers, as they are restored or rearranged then.
+
+    onnxruntime 1.31 would take the layer for one on integers, with kernels that have no blocks of weights.
+    """
+    if is_restored(layer.inputs[0]):
+        barrier(layer, 0)
+
+
+def is_restored(value: ir.Value | None) -> bool:
+    """Whether a value comes from a DequantizeLinear as it is, or rearranged."""
+    node = None if value is None else value.producer()
+    if node is None:
+        return False
+    return node.op_type == "DequantizeLinear" or (node.op_type in MOVING and is_restored(node.inputs[0]))
+
+
+def is_quantized(value: ir.Value) -> bool:
+    """Whether a value is rounded as it is, or rearranged."""
+    return any(
+        user.op_type == "QuantizeLinear" or (user.op_type in MOVING and any(map(is_quantized, user.outputs)))
+        for user in value.consumers()
+    )
 
 
 def is_row(value: ir.Value | None) -> bool:

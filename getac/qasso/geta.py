@@ -173,7 +173,7 @@ class GETA:
             params: Groups of parameters as torch takes them; None: all of the model.
             schedule: All stages; in its place, the next six say how many of the steps each has.
             warm_up: A whole number of steps, or a share of all; `projection`, `joint`, `cool_down` likewise.
-            joint_periods: None: 4 to 16, with 50 steps or more where there are enough.
+            joint_periods: None: 4 to 32, with 50 steps or more where there are enough.
             quantize_from: "warm-up", or "projection": warm-up trains floats.
             options: Those of the base optimizer: momentum, weight_decay, betas, ...
 

@@ -18,7 +18,7 @@ from getac.errors import OptionError
 __all__ = ["Moment", "Schedule", "Stage"]
 
 PERIOD = 50  # steps that a joint period has, where there are enough for them
-FEWEST, MOST = 4, 16  # joint periods
+FEWEST, MOST = 4, 32  # joint periods
 
 
 class Stage(Enum):
@@ -112,7 +112,7 @@ class Schedule:
         Args:
             total: All steps.
             warm_up: A whole number of steps, or a share of the total below 1; the others likewise.
-            joint_periods: None: as many as have 50 steps or more, but 4 at least and 16 at most. With more,
+            joint_periods: None: as many as have 50 steps or more, but 4 at least and 32 at most. With more,
                 fewer units are forgotten at a time: a step costs less, and each choice knows the ones before.
             cool_down: None: what is left of the total.
 

@@ -7,11 +7,21 @@ import pytest
 
 from getac.calibration import CalibrationData
 from getac.executed import executed_kernels
+from getac.onnx_graph.edit import array_of
+from getac.onnx_graph.read import load
 from getac.onnx_graph.signature import signature_of
-from getac.passes import Calibrate, LowerIntegers, QuantizeWeights, RemoveDead, StoreWeights
+from getac.passes import (
+    Calibrate,
+    LowerIntegers,
+    QuantizeWeights,
+    RemoveDead,
+    StoreWeights,
+    analysis_passes,
+)
 from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
+from tools.onnx_text import model_of
 
 F32 = np.float32
 
@@ -266,3 +276,26 @@ def test_layers_of_one_weight_store_it_once(build):
     result = run(open_session(found), {"x": x})["y"]
     assert np.abs(result - expected).max() < 0.05 * np.abs(expected).max()
     assert executed(found).count("QGemm") == 2
+
+
+def test_few_bits_that_a_file_stores_as_int8_leave_the_bias_its_precision():
+    rng = np.random.default_rng(0)
+    body = "xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)  wd = DequantizeLinear(w, t, o)"
+    tensors = {
+        "s": np.asarray(0.5, np.float32),
+        "z": np.asarray(128, np.uint8),
+        "w": rng.integers(-1, 2, (4, 3, 1, 1)).astype(np.int8),
+        "t": np.asarray(0.9, np.float32),
+        "o": np.asarray(0, np.int8),
+        "b": rng.normal(size=4).astype(np.float32),
+    }
+    tail = "c = Conv(xd, wd, b)  yq = QuantizeLinear(c, s, z)  y = DequantizeLinear(yq, s, z)"
+    model = model_of(f"{body}  {tail}", {"x": [2, 3, 4, 4]}, tensors)
+    state = State(load(model))
+    Pipeline([*analysis_passes(), QuantizeWeights(), Calibrate(), LowerIntegers()]).run(state)
+    conv = next(node for node in state.model.graph if node.op_type == "Conv")
+    bias = conv.inputs[2].producer()
+    step = np.max(array_of(bias.inputs[1]))
+    assert step <= 0.5 * 0.9 / 32
+    integers = array_of(bias.inputs[0]).astype(np.float64)
+    assert np.abs(integers * array_of(bias.inputs[1]) - tensors["b"]).max() <= step / 2 * (1 + 1e-6)

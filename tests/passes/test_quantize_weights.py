@@ -71,7 +71,7 @@ def test_fewer_bits_have_the_range_of_least_error(build, bits):
 def test_matrices_that_floats_are_multiplied_with_have_blocks_of_inputs(build, operator, options, block):
     weight = normal(70, 33)
     model = build(f"(float x) => (float y) {{ y = {operator}(x, w) }}", w=weight)
-    record = quantized(model, **options)["w"]
+    record = quantized(model, target="ort", **options)["w"]
     inputs = 1 if "transB" in operator else 0
     assert (record.block, record.axis) == (block, inputs if block else 1 - inputs)
     assert record.fits(weight.shape)
@@ -96,6 +96,28 @@ def test_no_blocks_where_a_layer_runs_on_integers_or_is_no_matrix(build):
     state.quantizers[model.graph.inputs[0]] = Quantizer(np.asarray(0.5, F32), 0, 255)
     Pipeline([QuantizeWeights(4)]).run(state)
     assert all(record.block is None for record in state.quantizers.values())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "asked", "found"),
+    [
+        *((16, "auto", 16), (24, "auto", None), (48, "auto", 16), (64, "auto", 32), (100, "auto", None)),
+        *((64, 64, 64), (96, 64, 32), (40, 16, None), (256, 256, 256), (8, 16, None)),
+    ],
+)
+@pytest.mark.parametrize("operator", ["Gemm<transB=1>", "MatMul"])
+def test_portable_blocks_divide_the_inputs(build, operator, inputs, asked, found):
+    """OpenVINO loads no others."""
+    shape = (33, inputs) if operator != "MatMul" else (inputs, 33)
+    model = build(f"(float[N,{inputs}] x) => (float[N,33] y) {{ y = {operator}(x, w) }}", w=normal(*shape))
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED})
+    Pipeline([QuantizeWeights(4, asked)]).run(state)
+    assert state.quantizers[model.graph.initializers["w"]].block == found
+    refusals = state.refusals.get("quantize-weights", [])
+    assert len(refusals) == (asked not in ("auto", found))
+    if refusals:
+        assert refusals[0].reason == f"blocks of {asked} do not divide its {inputs} inputs, as OpenVINO wants"
+        assert refusals[0].hint == (f"its blocks have {found}" if found else "it has a step per output unit")
 
 
 @pytest.mark.parametrize("block", [8, 33, 512, "none", 0])

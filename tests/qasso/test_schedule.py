@@ -66,7 +66,7 @@ def test_the_upper_bound_falls_after_every_period() -> None:
 
 def test_long_trainings_forget_in_more_periods() -> None:
     periods = [Schedule.of(total).joint_periods for total in (30, 1000, 2000, 10**6)]
-    assert periods == [4, 4, 8, 16]
+    assert periods == [4, 4, 8, 32]
     assert Schedule.of(10**6, joint_periods=3).joint_periods == 3
 
 
