@@ -81,7 +81,8 @@ def test_inspect_shows_them():
 
 
 def test_integer_operators_of_int8_are_slow():
-    body = "xq = QuantizeLinear(x, s, z)  q = QLinearConv(xq, s, z, w, s, z, s, z)  y = DequantizeLinear(q, s, z)"
+    body = "xq = QuantizeLinear(x, s, z)  q = QLinearConv(xq, s, z, w, s, z, s, z)"
+    body += "  y = DequantizeLinear(q, s, z)"
     found = dict(findings(body, IMAGE, z=np.asarray(np.int8(0)), w=W8))
     assert found.pop(
         "operators on integers of INT8 (QLinearConv ...) take many times as long as those of UINT8"

@@ -60,8 +60,9 @@ def written(
 
 def random(*shape: int) -> Floats:
     fan_in = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
-    numbers: Floats = np.random.default_rng(sum(shape)).normal(size=shape).astype(F32)
-    return numbers / F32(fan_in**0.5)
+    numbers = np.random.default_rng(sum(shape)).normal(size=shape).astype(F32)
+    scaled: Floats = numbers / F32(fan_in**0.5)
+    return scaled
 
 
 def convolutions(size: Size) -> onnx.ModelProto:

@@ -54,8 +54,8 @@ class Pact(nn.Module):
         y = torch.where(
             x >= self.top, self.top, torch.where(x <= self.low * self.top, self.low * self.top, x)
         )
-        rounded: Tensor = torch.round(y * self.levels / self.top)
-        return rounded * self.top / self.levels
+        rounded: Tensor = torch.round(y * self.levels / self.top) * self.top / self.levels
+        return rounded
 
 
 class Dorefa(nn.Module):
