@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from getac.analyzing import analyze as analyze
-    from getac.applying import apply as apply
     from getac.axes.analysis import Analysis as Analysis
-    from getac.bench_report import Bench as Bench
-    from getac.benching import bench as bench
-    from getac.comparing import compare as compare
-    from getac.comparison import Comparison as Comparison
+    from getac.benchmarking.bench_report import Bench as Bench
+    from getac.benchmarking.benching import bench as bench
     from getac.errors import GetacError as GetacError
     from getac.fx_graph.capture import capture as capture
     from getac.inspection import inspect as inspect
     from getac.lowering import lower as lower
     from getac.pipelines.optimizing import Optimized as Optimized
     from getac.pipelines.optimizing import optimize as optimize
+    from getac.plans.applying import apply as apply
     from getac.qasso.geta import GETA as GETA
     from getac.qasso.joint import JointConstants as JointConstants
     from getac.qasso.optimizer import QASSO as QASSO
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from getac.training.preparing import prepare as prepare
     from getac.training.regenerating import regenerate as regenerate
     from getac.training.saved_optimizer import load_optimizer as load_optimizer
+    from getac.verifying.comparing import compare as compare
+    from getac.verifying.comparison import Comparison as Comparison
 
 __all__ = [
     "GETA",
@@ -69,8 +69,8 @@ __all__ = [
 
 _HOMES = {
     "Analysis": "getac.axes.analysis",
-    "Bench": "getac.bench_report",
-    "Comparison": "getac.comparison",
+    "Bench": "getac.benchmarking.bench_report",
+    "Comparison": "getac.verifying.comparison",
     "GetacError": "getac.errors",
     "capture": "getac.fx_graph.capture",
     "check_gradients": "getac.training.gradients",
@@ -88,9 +88,9 @@ _HOMES = {
     "Report": "getac.report",
     "Schedule": "getac.qasso.schedule",
     "analyze": "getac.analyzing",
-    "apply": "getac.applying",
-    "bench": "getac.benching",
-    "compare": "getac.comparing",
+    "apply": "getac.plans.applying",
+    "bench": "getac.benchmarking.benching",
+    "compare": "getac.verifying.comparing",
     "inspect": "getac.inspection",
     "lower": "getac.lowering",
     "optimize": "getac.pipelines.optimizing",

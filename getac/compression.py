@@ -10,19 +10,19 @@ import onnx_ir as ir
 
 from getac.axes.analysis import Analysis
 from getac.axes.wishes import Wishes, check_globs
-from getac.calibration import CalibrationData
-from getac.choice import Choice
-from getac.masking import masked_copy
+from getac.data.calibration import CalibrationData
 from getac.measure import layer_bits, parameter_bits
 from getac.notes import run_notes
 from getac.onnx_graph.declared import declare_outputs
 from getac.onnx_graph.support import check_declared_outputs
 from getac.options import Options
 from getac.passes import State, analysis_passes, pruning_passes
-from getac.placement import place
-from getac.plan import Plan, make_plan
-from getac.structure import structure_of
-from getac.verification import KeepMasks, Models
+from getac.placement.placement import place
+from getac.plans.plan import Plan, make_plan
+from getac.plans.structure import structure_of
+from getac.units.choice import Choice
+from getac.units.masking import masked_copy
+from getac.verifying.verification import KeepMasks, Models
 
 __all__ = ["Compressed", "analysed", "compress", "runs_on_integers"]
 

@@ -21,7 +21,7 @@ from getac.onnx_graph.read import load
 from getac.onnx_graph.suboptimal import Finding, suboptimal
 from getac.opening import prune_warnings
 from getac.passes import Refusal
-from getac.plan import quantizer_entry
+from getac.plans.plan import quantizer_entry
 
 __all__ = ["ClassEntry", "FrozenEntry", "Inspection", "MemberEntry", "inspect"]
 

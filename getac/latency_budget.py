@@ -17,14 +17,14 @@ from functools import cache
 from typing import Generic, TypeVar
 
 from getac.axes.costs import meter_of
-from getac.calibration import CalibrationData
+from getac.data.calibration import CalibrationData
 from getac.errors import OptionError
 from getac.kernel_costs import CostTable, default_table
 from getac.onnx_graph.view import OnnxView
 from getac.passes import ChooseUnits, Pipeline, State
-from getac.placement import Placement, place
+from getac.placement.placement import Placement, place
+from getac.placement.strategies import Estimate
 from getac.report import Latency
-from getac.strategies import Estimate
 
 __all__ = [
     "WEIGHT_BITS",

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Literal, Union
 import onnx
 import onnx_ir as ir
 
-from getac.agreement import Batch, check_file_format
-from getac.batches import fixed_batches, one_sample, open_calibration, verification_inputs
-from getac.calibration import CalibrationData, Source
 from getac.compression import Compressed, analysed, compress, runs_on_integers
+from getac.data.batches import fixed_batches, one_sample, open_calibration, verification_inputs
+from getac.data.calibration import CalibrationData, Source
 from getac.errors import OutputError, VerificationError
 from getac.latency_budget import excess_note, least_change, least_sparsity, predicted_ratio, tries_note
 from getac.measure import measure, measure_models
@@ -28,7 +27,8 @@ from getac.onnx_graph.write import atomic_write_text, check_output, same_file, w
 from getac.options import Options
 from getac.passes import Progress
 from getac.report import Report
-from getac.verification import Verification, verify
+from getac.verifying.agreement import Batch, check_file_format
+from getac.verifying.verification import Verification, verify
 
 if TYPE_CHECKING:
     from torch import nn

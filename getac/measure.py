@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from getac.agreement import Batch
 from getac.axes.meter import FLOAT_BITS, Cost, LayerCost, Meter, bit_operations
 from getac.errors import UnsupportedModelError
 from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace_layer
@@ -21,14 +20,15 @@ from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.onnx_graph.storage import storage_of
 from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Refusal
-from getac.placement import LAYERS, NO_INTEGER_KERNEL, Placement, output_dimension
-from getac.plan import versions
-from getac.predictions import NOTHING, predict_layers
+from getac.placement.placement import LAYERS, NO_INTEGER_KERNEL, Placement, output_dimension
+from getac.placement.predictions import NOTHING, predict_layers
+from getac.plans.plan import versions
 from getac.quantizer import Quantizer
 from getac.report import Latency, LayerReport, Report, Totals
 from getac.runtime import measure_latency, open_session
 from getac.stored import Sources, bytes_by_node, bytes_stored, constant_sources
-from getac.verification import Models, Verification
+from getac.verifying.agreement import Batch
+from getac.verifying.verification import Models, Verification
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from getac.alignment import unit_multiples
 from getac.axes.analysis import Analysis
-from getac.choice import Choice
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.options import Options
 from getac.pipeline import State
+from getac.placement.alignment import unit_multiples
 from getac.report import LayerReport
+from getac.units.choice import Choice
 
 __all__ = ["kernel_notes", "run_notes"]
 

@@ -25,7 +25,7 @@ from getac.passes import (
     weight_only_passes,
 )
 from getac.pipeline import Announcer
-from getac.saved_plan import SavedPlan
+from getac.plans.saved_plan import SavedPlan
 
 __all__ = ["Options"]
 

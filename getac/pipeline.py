@@ -23,13 +23,13 @@ from getac.onnx_graph.provenance import Form, forms_of, note_changes, same_form
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from getac.agreement import Batch
     from getac.axes.analysis import Analysis
-    from getac.calibration import CalibrationData
-    from getac.choice import Choice
+    from getac.data.calibration import CalibrationData
     from getac.kernel_costs import CostTable
     from getac.onnx_graph.shapes import Shapes
     from getac.quantizer import Quantizer
+    from getac.units.choice import Choice
+    from getac.verifying.agreement import Batch
 
 __all__ = ["Announcer", "Effect", "Fact", "Pass", "PassRecord", "Pipeline", "Refusal", "State", "Watcher"]
 

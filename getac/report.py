@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from getac.pipeline import PassRecord, Refusal
-from getac.verification import Verification
+from getac.verifying.verification import Verification
 
 __all__ = ["Latency", "LayerReport", "Report", "Totals"]
 

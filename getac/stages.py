@@ -9,7 +9,7 @@ import onnx_ir as ir
 from getac.axes.axis import resolve
 from getac.onnx_graph.provenance import named
 from getac.pipeline import Check, Fact, State
-from getac.placement import LAYERS, is_layer, place
+from getac.placement.placement import LAYERS, is_layer, place
 from getac.views import view_of
 
 __all__ = ["LANGUAGE", "MODULE_LANGUAGE"]

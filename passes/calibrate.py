@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from getac.data.measured_ranges import Progress, measured
 from getac.errors import OptionError
 from getac.kernels.ranges import METHODS
-from getac.measured_ranges import Progress, measured
 from getac.pipeline import Effect, Fact, State
-from getac.placement import place
+from getac.placement.placement import place
 
 __all__ = ["Calibrate", "Progress"]
 

@@ -17,7 +17,7 @@ from getac.onnx_graph.shapes import Shapes, infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Fact, State
-from getac.strategies import Estimate, choose_floats
+from getac.placement.strategies import Estimate, choose_floats
 
 __all__ = ["ChooseStrategies"]
 

@@ -16,16 +16,16 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from getac.alignment import allowed_counts, unit_multiples
 from getac.axes.analysis import Analysis, PruningClass
 from getac.axes.axis import Axis, Mask
 from getac.axes.slabs import Contraction, find_contractions
-from getac.choice import Choice
-from getac.dead_units import bias_folds, removable_units
 from getac.errors import OptionError
 from getac.kernels.saliency import squares_along, sum_by_unit
 from getac.pipeline import Fact, State
-from getac.unit_blocks import Blocks, pick
+from getac.placement.alignment import allowed_counts, unit_multiples
+from getac.units.choice import Choice
+from getac.units.dead_units import bias_folds, removable_units
+from getac.units.unit_blocks import Blocks, pick
 
 __all__ = ["ChooseUnits"]
 

@@ -28,7 +28,7 @@ from getac.onnx_graph.edit import (
 from getac.onnx_graph.qdq import new_node
 from getac.onnx_graph.shapes import Dim, open_shapes
 from getac.pipeline import Effect, Fact, State
-from getac.placement import is_layer, place
+from getac.placement.placement import is_layer, place
 
 __all__ = ["FlattenProducts"]
 

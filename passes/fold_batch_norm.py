@@ -26,7 +26,7 @@ from getac.onnx_graph.edit import (
     set_input,
 )
 from getac.pipeline import Fact, Refusal, State
-from getac.placement import output_dimension
+from getac.placement.placement import output_dimension
 from getac.quantizer import Quantizer
 from getac.rescaling import Unscalable, rescaled
 

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from getac.clipping import CLIPPING
-from getac.integer_operators import hands_scale_on
 from getac.kernels.integers import bias_integers, floored_steps, spare_bits
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import array_of, set_input
@@ -22,7 +20,9 @@ from getac.onnx_graph.packed_weights import pack_weights, target_of
 from getac.onnx_graph.packing import Target
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Effect, Fact, Refusal, State
-from getac.placement import is_layer, place
+from getac.placement.clipping import CLIPPING
+from getac.placement.integer_operators import hands_scale_on
+from getac.placement.placement import is_layer, place
 from getac.quantizer import Quantizer
 
 __all__ = ["LowerIntegers"]

@@ -21,7 +21,7 @@ from getac.onnx_graph.edit import add_initializer
 from getac.onnx_graph.qdq import new_node, stored_integers
 from getac.onnx_graph.qoperators import DYNAMIC
 from getac.pipeline import Effect, Fact, State
-from getac.placement import is_layer
+from getac.placement.placement import is_layer
 
 __all__ = ["QuantizeDynamically"]
 

@@ -19,7 +19,7 @@ from getac.embeddings import is_embedding, table_of
 from getac.errors import OptionError
 from getac.onnx_graph.edit import add_initializer, array_of
 from getac.pipeline import Effect, Fact, State
-from getac.placement import is_layer
+from getac.placement.placement import is_layer
 from getac.quantizer import Quantizer
 
 __all__ = ["QuantizeEmbeddings"]

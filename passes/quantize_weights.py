@@ -13,7 +13,7 @@ from getac.onnx_graph.edit import array_of
 from getac.onnx_graph.packed_weights import target_of
 from getac.onnx_graph.packing import Target
 from getac.pipeline import Effect, Fact, Refusal, State
-from getac.placement import is_layer, output_dimension, place
+from getac.placement.placement import is_layer, output_dimension, place
 from getac.weight_lattices import per_block, per_unit
 
 __all__ = ["QuantizeWeights"]

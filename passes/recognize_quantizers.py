@@ -31,7 +31,7 @@ from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.staircase import GRID, Misfit, fit_levels, fit_staircase
 from getac.onnx_graph.weight_lattice import weight_lattice
 from getac.pipeline import Effect, Fact, Refusal, State
-from getac.placement import LAYERS
+from getac.placement.placement import LAYERS
 from getac.quantizer import Quantizer
 
 __all__ = ["RecognizeQuantizers"]

@@ -14,13 +14,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from getac.data.measured_ranges import Progress, measured
 from getac.embeddings import is_embedding
 from getac.errors import BadInputError
-from getac.measured_ranges import Progress, measured
 from getac.onnx_graph.edit import array_of, is_stored
 from getac.pipeline import Effect, Fact, Refusal, State
+from getac.plans.saved_plan import SavedPlan, read_plan
 from getac.quantizer import Quantizer
-from getac.saved_plan import SavedPlan, read_plan
 from getac.weight_lattices import greatest, like
 
 __all__ = ["ReplayQuantizers"]

@@ -10,13 +10,13 @@ from typing import ClassVar
 from getac.axes.analysis import Analysis, Member, PruningClass
 from getac.axes.axis import Axis, Mask
 from getac.axes.slabs import find_contractions
-from getac.choice import Choice
-from getac.dead_units import bias_folds, removable_units
 from getac.errors import BadInputError
 from getac.pipeline import Fact, State
-from getac.saved_plan import PlannedClass, SavedPlan, read_plan
-from getac.structure import structure_of
-from getac.structure_differences import first_differences
+from getac.plans.saved_plan import PlannedClass, SavedPlan, read_plan
+from getac.plans.structure import structure_of
+from getac.plans.structure_differences import first_differences
+from getac.units.choice import Choice
+from getac.units.dead_units import bias_folds, removable_units
 
 __all__ = ["ReplayUnits"]
 

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from getac.axes.analysis import Analysis
 from getac.axes.axis import kept
-from getac.choice import BiasFold, Choice
 from getac.errors import OptionError, UnsupportedModelError
 from getac.onnx_graph.edit import (
     Array,
@@ -25,6 +24,7 @@ from getac.onnx_graph.edit import (
 from getac.onnx_graph.slicing import OnnxEditor
 from getac.pipeline import Effect, Fact, State
 from getac.slicing import cut_units
+from getac.units.choice import BiasFold, Choice
 
 __all__ = ["SliceUnits"]
 

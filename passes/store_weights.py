@@ -31,7 +31,7 @@ from getac.onnx_graph.weight_only import (
     with_whole_blocks,
 )
 from getac.pipeline import Effect, Fact, Refusal, State
-from getac.placement import is_layer
+from getac.placement.placement import is_layer
 from getac.quantizer import Quantizer
 
 __all__ = ["StoreWeights"]

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from getac.cli import main
-from getac.plan import versions
+from getac.plans.plan import versions
 from tools.zoo.registry import ZOO
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from getac.placement import place
+from getac.placement.placement import place
 from tests.traps.naive import F32, both, kernels, lowered, normal, relative, tensor
 
 CHANNELS, SIZE = 16, 8

@@ -27,7 +27,7 @@ if __name__ == "__main__":  # run by path: make `tools` importable
 
 import torch
 
-from getac.plan import versions
+from getac.plans.plan import versions
 from tools.benchmark import machine, rounded
 from tools.digits.data import Images, load_digits
 from tools.digits.measuring import Dense, measure

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from getac.plan import versions
+from getac.plans.plan import versions
 
 __all__ = ["Figure", "command", "cpu_seconds", "interleaved", "median", "rounded", "spread"]
 

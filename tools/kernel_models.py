@@ -21,7 +21,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from getac.calibration import CalibrationData
+from getac.data.calibration import CalibrationData
 from getac.kernel_costs import Kind, LayerShape, Strategy
 from getac.onnx_graph.signature import signature_of
 from getac.passes import (

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
-from getac.choice import Choice
-from getac.masking import masked_copy
 from getac.passes import (
     ChooseUnits,
     FoldQuantizers,
@@ -25,6 +23,8 @@ from getac.passes import (
 )
 from getac.pipeline import Fact, Pass, Pipeline, State
 from getac.runtime import open_session, run
+from getac.units.choice import Choice
+from getac.units.masking import masked_copy
 
 __all__ = [
     "AS_WRITTEN",

@@ -28,7 +28,7 @@ from getac.kernel_costs import CostTable, Kind, Strategy
 from getac.kernel_costs.table import Grid, Steps, Transitions
 from getac.kernel_costs.writing import as_json
 from getac.onnx_graph.write import atomic_write_text, check_output
-from getac.plan import versions
+from getac.plans.plan import versions
 from getac.runtime import measure_latency, open_session
 from tools.benchmark import machine
 from tools.kernel_models import Case, Feed, addition_model, feed, idle_model, layer_model, pair_model

@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def print_version(wanted: bool) -> None:
     if wanted:
-        from getac.plan import versions
+        from getac.plans.plan import versions
 
         print(f"getac {versions()['getac']}")
         raise typer.Exit()

@@ -35,7 +35,7 @@ def apply(
     seed: Seed = 0,
 ) -> None:
     """Carry out a plan on another checkpoint of the same structure: the same units, the same bits."""
-    from getac.applying import apply as run
+    from getac.plans.applying import apply as run
     from getac.tables import report_tables
 
     console = output_console()

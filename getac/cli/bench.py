@@ -41,8 +41,8 @@ def bench(
     report: ReportFile = None,
 ) -> None:
     """Measure latency, load time, memory, size and executed nodes of models, side by side."""
-    from getac.bench_tables import bench_tables
-    from getac.benching import bench as run
+    from getac.benchmarking.bench_tables import bench_tables
+    from getac.benchmarking.benching import bench as run
 
     check_report(report, [*models, data])
     found = run(

@@ -12,7 +12,7 @@ from getac.cli.console import check_report, give
 from getac.errors import VerificationError
 
 if TYPE_CHECKING:
-    from getac.comparison import Comparison
+    from getac.verifying.comparison import Comparison
 
 __all__ = ["verify"]
 
@@ -37,8 +37,8 @@ def verify(
     report: ReportFile = None,
 ) -> None:
     """Compare what two models compute, and name the first value that departs."""
-    from getac.comparing import compare
-    from getac.comparison_tables import comparison_tables
+    from getac.verifying.comparing import compare
+    from getac.verifying.comparison_tables import comparison_tables
 
     check_report(report, [reference, result, data])
     found = compare(

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from getac.errors import BadInputError
 from getac.onnx_graph.edit import Array, array_of, is_stored
 from getac.onnx_graph.integer_lattice import RANGES, Refused, range_of, source_of
-from getac.placement import LAYERS
+from getac.placement.placement import LAYERS
 from getac.quantizer import Quantizer
 
 __all__ = ["ScaledIntegers", "scaled_integers"]

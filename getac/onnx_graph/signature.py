@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from getac.calibration import InputSpec
+from getac.data.calibration import InputSpec
 from getac.errors import UnsupportedModelError
 
 __all__ = ["batch_symbols", "signature_of"]

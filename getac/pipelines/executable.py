@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from getac.masking import masked_copy
 from getac.passes import WriteQuantizers
 from getac.pipeline import State
+from getac.units.masking import masked_copy
 
 __all__ = ["executable", "masked_executable"]
 

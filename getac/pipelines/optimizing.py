@@ -14,9 +14,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from getac.agreement import Batch, check_file_format
-from getac.batches import open_calibration
-from getac.calibration import CalibrationData, Source, generate_inputs
+from getac.data.batches import open_calibration
+from getac.data.calibration import CalibrationData, Source, generate_inputs
 from getac.errors import GetacError, OptionError, PassError
 from getac.onnx_graph.constants import check_weights
 from getac.onnx_graph.declared import declare_outputs
@@ -32,6 +31,7 @@ from getac.pipelines.providers import standard_provider
 from getac.pipelines.reducing import reduce_model
 from getac.pipelines.registry import make_passes
 from getac.pipelines.verifying import Check, EachVerified
+from getac.verifying.agreement import Batch, check_file_format
 
 __all__ = ["Optimized", "Reduced", "optimize", "reduce_failure"]
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from getac.agreement import (
+from getac.errors import GetacError, PassError, VerificationError
+from getac.onnx_graph.provenance import provenance_of
+from getac.pipeline import Effect, Pass, State, Watcher
+from getac.pipelines.executable import executable, masked_executable
+from getac.runtime import open_session, run
+from getac.verifying.agreement import (
     BOUNDS,
     Agreement,
     Batch,
@@ -15,12 +20,7 @@ from getac.agreement import (
     first_departure,
     relative_bound,
 )
-from getac.errors import GetacError, PassError, VerificationError
-from getac.onnx_graph.provenance import provenance_of
-from getac.pipeline import Effect, Pass, State, Watcher
-from getac.pipelines.executable import executable, masked_executable
-from getac.runtime import open_session, run
-from getac.verification import KeepMasks
+from getac.verifying.verification import KeepMasks
 
 __all__ = ["Check", "EachVerified", "effect_of"]
 

@@ -1,7 +1,8 @@
 """Which units become redundant next: the least salient of those that are left, in aligned blocks.
 
-A class keeps counts that its kernels like (see `getac.alignment`), so its units go in blocks: with multiples
-of 4, 61 of them lose 1, then 4 at a time. Which totals can be reached exactly is known before training.
+A class keeps counts that its kernels like (see `getac.placement.alignment`), so its units go in blocks: with
+multiples of 4, 61 of them lose 1, then 4 at a time. Which totals can be reached exactly is known before
+training.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from getac.alignment import unit_multiples
 from getac.axes.axis import Axis
 from getac.errors import BadInputError, OptionError
 from getac.fx_graph.view import FxView
+from getac.placement.alignment import unit_multiples
 from getac.qasso.schedule import is_number, is_whole
 from getac.qasso.units import UnitTable
 from getac.training.quantizers import find_quantizers
-from getac.unit_blocks import Blocks, nearest, pick, reachable, steps_of
+from getac.units.unit_blocks import Blocks, nearest, pick, reachable, steps_of
 
 __all__ = ["Target", "check_options", "choose_units", "multiples_of", "plan_target"]
 
@@ -46,7 +47,7 @@ class Target:
 
 
 def multiples_of(table: UnitTable, align: int | None = None) -> Mapping[Axis, int]:
-    """Class atom -> the multiple that its kernels like; see `getac.alignment.unit_multiples`.
+    """Class atom -> the multiple that its kernels like; see `getac.placement.alignment.unit_multiples`.
 
     Layers whose weights have quantizers will run on integers, if activations have some as well.
 

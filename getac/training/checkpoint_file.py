@@ -15,7 +15,7 @@ from torch import Tensor
 
 from getac.errors import BadInputError, OutputError
 from getac.onnx_graph.write import replacing
-from getac.plan import versions
+from getac.plans.plan import versions
 
 __all__ = ["UNREADABLE", "Checkpoint", "damaged", "read_checkpoint", "write_checkpoint"]
 

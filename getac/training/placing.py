@@ -2,7 +2,7 @@
 
 - A layer's weights, and the activations that it multiplies them by.
 - A convolution's result, behind the norm and the clipping that integer kernels take into the convolution:
-  onnxruntime's kernel writes integers too (`getac.placement`). Linear layers may write floats.
+  onnxruntime's kernel writes integers too (`getac.placement.placement`). Linear layers may write floats.
 - One quantizer per value, which all of its readers share. It sits in front of operators that only rearrange
   the value, and nothing that is picked from a quantized value gets another one.
 - A graph output is never rounded itself; only what else reads it is.

@@ -14,11 +14,11 @@ import getac
 from getac.axes.analysis import analyze_view
 from getac.axes.costs import meter_of
 from getac.axes.meter import Cost
-from getac.choice import Choice
 from getac.fx_graph.capture import capture
 from getac.fx_graph.view import FxView
 from getac.passes import InferAxes, InferShapes, Pipeline, SliceUnits, State, analysis_passes
 from getac.training.exporting import to_onnx
+from getac.units.choice import Choice
 from tools import fx_law, law
 from tools.torch_zoo.export import export_legacy
 from tools.torch_zoo.registry import example

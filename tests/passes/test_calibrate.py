@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from getac.calibration import CalibrationData
+from getac.data.calibration import CalibrationData
 from getac.errors import CalibrationError, OptionError
 from getac.onnx_graph.signature import signature_of
 from getac.passes import Calibrate

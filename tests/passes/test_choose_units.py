@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from getac.alignment import allowed_counts, unit_multiples
 from getac.errors import OptionError
 from getac.passes import (
     ChooseUnits,
@@ -21,6 +20,7 @@ from getac.passes import (
     SliceUnits,
 )
 from getac.pipeline import Fact, Pipeline, State
+from getac.placement.alignment import allowed_counts, unit_multiples
 from tools.zoo.registry import ZOO
 
 F32 = np.float32

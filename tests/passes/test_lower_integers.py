@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from getac.calibration import CalibrationData
+from getac.data.calibration import CalibrationData
 from getac.executed import executed_kernels
 from getac.onnx_graph.edit import array_of
 from getac.onnx_graph.read import load

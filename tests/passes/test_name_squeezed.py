@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from getac.choice import Choice
-from getac.masking import masked_copy
 from getac.passes import InferShapes, NameSqueezed, Pipeline, RemoveDead, SliceUnits, State, analysis_passes
 from getac.runtime import open_session, run
+from getac.units.choice import Choice
+from getac.units.masking import masked_copy
 
 NET = """(float[N,3,4,4] x) => (float[N,5] y) {
     h = Conv(x, w)  p = GlobalAveragePool(h)  s = Squeeze(p)  y = MatMul(s, v)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import getac
-from getac.calibration import CalibrationData
+from getac.data.calibration import CalibrationData
 from getac.errors import BadInputError
 from getac.onnx_graph.signature import signature_of
 from getac.passes import (
@@ -23,8 +23,8 @@ from getac.passes import (
     State,
 )
 from getac.pipelines.providers import standard_provider
+from getac.plans.saved_plan import read_plan
 from getac.quantizer import Quantizer
-from getac.saved_plan import read_plan
 from tools.onnx_text import model_of
 
 F32 = np.float32

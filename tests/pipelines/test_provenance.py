@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 import getac
-from getac.batches import open_calibration
 from getac.compression import compress
+from getac.data.batches import open_calibration
 from getac.errors import PassError
 from getac.inspection import inspect
 from getac.onnx_graph.edit import insert_after

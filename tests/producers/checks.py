@@ -14,12 +14,12 @@ import onnxruntime as ort
 import torch
 
 import getac
-from getac.agreement import Agreement
 from getac.errors import UnsupportedModelError
 from getac.onnx_graph.read import load
 from getac.passes import ChooseUnits, Pipeline, SliceUnits, State, analysis_passes
 from getac.pipelines.verifying import EachVerified
 from getac.runtime import open_session, run
+from getac.verifying.agreement import Agreement
 from tools.producers.networks import Produced
 
 __all__ = ["by_form", "check_lowered", "check_pruned", "steps_apart"]

@@ -12,7 +12,7 @@ from getac.analyzing import analyze
 from getac.errors import BadInputError, OptionError
 from getac.qasso.choosing import choose_units, multiples_of, plan_target
 from getac.qasso.units import UnitTable
-from getac.unit_blocks import Blocks, nearest, pick, reachable, steps_of
+from getac.units.unit_blocks import Blocks, nearest, pick, reachable, steps_of
 from tests.qasso.nets import prepared, table_of
 
 

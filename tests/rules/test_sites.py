@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from getac.choice import Choice
 from getac.onnx_graph.edit import array_of
 from getac.passes import SliceUnits
 from getac.pipeline import Fact, State
+from getac.units.choice import Choice
 from tests.rules.cases import Case, image, ints, sequence
 from tools.law import AS_WRITTEN, analyzed, check_law
 from tools.onnx_text import Tensor

@@ -15,12 +15,12 @@ from torch import fx
 from getac.axes.analysis import Analysis
 from getac.axes.axis import Axis, Mask
 from getac.axes.costs import meter_of
-from getac.choice import Choice
 from getac.fx_graph.capture import capture
-from getac.masking import masked_copy
 from getac.onnx_graph.read import read_proto
 from getac.passes import SliceUnits, analysis_passes
 from getac.pipeline import Fact, Pipeline, State
+from getac.units.choice import Choice
+from getac.units.masking import masked_copy
 from tools import fx_law, law
 from tools.torch_zoo.example import BATCH, Example
 from tools.torch_zoo.export import feeds_of

@@ -1,0 +1,1 @@
+"""`getac bench`: models side by side."""

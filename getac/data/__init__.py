@@ -1,0 +1,1 @@
+"""Inputs: calibration data from files or memory, generated samples, measured ranges."""

@@ -1,0 +1,68 @@
+"""The batches that one lowering calibrates, verifies and measures on."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import onnx_ir as ir
+
+from getac.compression import Compressed
+from getac.data.calibration import CalibrationData, Source, generate_inputs
+from getac.errors import BadInputError, CalibrationError
+from getac.onnx_graph.shapes import UnfittingSizesError, infer_shapes
+from getac.onnx_graph.signature import batch_symbols, signature_of
+from getac.options import Options
+from getac.verifying.agreement import Batch
+
+__all__ = ["fixed_batches", "one_sample", "open_calibration", "verification_inputs"]
+
+VERIFIED_BATCHES = 4
+GENERATED_SAMPLES = 4
+
+
+def open_calibration(model: ir.Model, source: Source | None) -> CalibrationData | None:
+    """Opens the data and checks that it settles every dynamic dimension but the batch."""
+    if source is None:
+        return None
+    signature = signature_of(model)
+    data = CalibrationData.open(source, signature)
+    dynamic = {dim for spec in signature for dim in spec.shape if isinstance(dim, str)}
+    missing = sorted(dynamic - batch_symbols(signature) - data.settle().keys())
+    if missing:
+        raise CalibrationError(
+            "the calibration data does not settle the model's dynamic dimensions",
+            where=", ".join(str(spec) for spec in signature),
+            required=f"one size for {', '.join(missing)} in all of the data",
+            found="several sizes",
+            hint="pad or crop the samples to one size",
+        )
+    return data
+
+
+def fixed_batches(original: ir.Model, data: CalibrationData, error: UnfittingSizesError) -> CalibrationData:
+    """The data in batches of a size that the model runs on; raises `error` if there is none."""
+    for sizes in data.batch_sizes():
+        try:
+            infer_shapes(original, {**data.settle(), **sizes})
+        except BadInputError:
+            continue
+        return data.with_batches(sizes)
+    raise error
+
+
+def verification_inputs(result: Compressed, data: CalibrationData | None, how: Options) -> list[Batch]:
+    """The first batches of the data, or random inputs of sizes that work."""
+    if data is not None:
+        return list(islice(data, VERIFIED_BATCHES))
+    signature = signature_of(result.models.original)
+    sizes = {name: size for name, size in result.sizes.items() if name not in batch_symbols(signature)}
+    return [generate_inputs(signature, sizes, how.seed, batch=GENERATED_SAMPLES)]
+
+
+def one_sample(result: Compressed, batch: Batch) -> Batch:
+    """The first sample of a batch, where the batch size is open: along every dimension that it stands for."""
+    signature = signature_of(result.models.original)
+    free = batch_symbols(signature) - result.state.bindings.keys()
+    cuts = {spec.name: tuple(slice(1 if dim in free else None) for dim in spec.shape) for spec in signature}
+    return {name: np.asarray(batch[name][cut]) for name, cut in cuts.items()}

@@ -1,0 +1,1 @@
+"""Plans: every decision of a lowering, written down and replayed."""

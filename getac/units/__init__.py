@@ -1,0 +1,1 @@
+"""Which units go: choices, blocks that keep counts aligned, what a unit saves."""
