@@ -217,15 +217,23 @@ def equal(quantizers: Mapping[ir.Value, Quantizer], x: ir.Value, y: ir.Value) ->
 
 
 def drop_unused(graph: ir.Graph, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> None:
-    """Operators between layers go back to floats where nothing behind them runs on integers."""
+    """Operators between layers go back to floats where nothing behind them runs on integers.
+
+    Between quantizers of the model they stay: it rounds the numbers before and behind them anyway.
+    """
     for node in reversed(list(graph)):
-        if node not in placement.integer or is_product(node):
+        if node not in placement.integer or is_product(node) or is_between_own(node, placement, quantizers):
             continue
         outputs = node.outputs if node in placement.sharing else [carrier(node, quantizers)]
         if not any(user in placement.integer for output in outputs for user, _ in output.uses()):
             placement.integer.discard(node)
             for output in node.outputs:
                 placement.same_as.pop(output, None)
+
+
+def is_between_own(node: ir.Node, placement: Placement, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
+    """Whether the model has quantizers for all that a node reads and writes."""
+    return all(value in quantizers for value in quantized_by(node, placement, quantizers))
 
 
 def is_product(node: ir.Node) -> bool:

@@ -280,6 +280,18 @@ def test_a_bias_that_differs_between_samples_is_no_integer(build, shape, rows):
     assert integer == ({"gemm_0"} if rows else set())
 
 
+def test_between_quantizers_of_the_model_operators_stay_on_integers_wherever_it_leads(build):
+    """The shortcut of a file that rounds its sum: an integer Add, though only floats read it."""
+    model = build(CONVOLUTIONS.replace("y = Conv(d, w)", "y = Softplus(d)"), **WEIGHTS)
+    records = {"x": signed(), "b": unsigned(), "c": signed(), "d": signed(0.04)}
+    integer, values, absorbed, _ = placed(model, records, calibrated=False)
+    assert integer == {"conv_0", "conv_2", "add_3"} and values == ["x", "b", "c", "d"]
+    assert absorbed == {"relu_1"}
+    del records["d"]
+    for calibrated in (False, True):  # no rounding of getac's own for it
+        assert placed(model, records, calibrated)[0] == {"conv_0", "conv_2"}
+
+
 # ---- without data ----
 
 
