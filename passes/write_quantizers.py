@@ -68,6 +68,7 @@ def store_integers(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) -> N
         add_initializer(graph, f"{name}.zero_point", zeros),
     ]
     attributes = {} if quantizer.axis is None else {"axis": quantizer.axis}
+    attributes |= {} if quantizer.block is None else {"block_size": quantizer.block}
     restored = new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", dtype, **attributes)
     restored.outputs[0].shape = weight.shape
     graph.insert_before(graph[0], restored)

@@ -87,7 +87,7 @@ def test_bits_are_those_of_the_kernel_that_runs(build):
         column=normal(4, 1),
     )
     rows = lowered(model, normal(8, 8))
-    assert [row.kernel for row in rows.values()] == ["integer (QGemm)", "float (Gemm)", "integer (QGemm)"]
+    assert [row.kernel for row in rows.values()] == ["integer (QGemm)", "float (MatMul)", "integer (QGemm)"]
     assert [row.activation_bits for row in rows.values()] == [8, 32, 8]
     assert rows["gemm_1"].bops == rows["gemm_1"].macs * 8 * 32
 

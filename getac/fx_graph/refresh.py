@@ -89,7 +89,11 @@ class Refresher:
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _value(self, node: fx.Node) -> Any:
-        return node.meta["val"] if "val" in node.meta else attribute(self._module, str(node.target))
+        if "val" in node.meta:
+            return node.meta["val"]
+        if node.op == "get_attr":
+            return attribute(self._module, str(node.target))
+        return self._run(node)  # what is computed with the training flag alone notes no value
 
 
 def attribute(module: fx.GraphModule, path: str) -> Any:
