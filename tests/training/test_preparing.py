@@ -109,7 +109,8 @@ def test_quantizers_learn() -> None:
         getac.check_gradients(module)
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
+    first, last = sum(losses[:5]) / 5, sum(losses[-10:]) / 10  # one step says little: dropout
+    assert last < 0.75 * first
     for name, parameter in module.named_parameters():
         kept = name.endswith((".t", ".d"))  # with a fixed number of bits the step follows the range
         assert torch.equal(before[name], parameter) == kept, name
