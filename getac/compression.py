@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from getac.axes.analysis import Analysis
 from getac.axes.wishes import Wishes, check_globs
 from getac.data.calibration import CalibrationData
 from getac.measure import layer_bits, parameter_bits
@@ -21,8 +20,8 @@ from getac.placement.placement import place
 from getac.plans.plan import Plan, make_plan
 from getac.plans.structure import structure_of
 from getac.units.choice import Choice
-from getac.units.masking import masked_copy
-from getac.verifying.verification import KeepMasks, Models
+from getac.units.masking import keeper, masked_copy
+from getac.verifying.verification import Models
 
 __all__ = ["Compressed", "analysed", "compress", "runs_on_integers"]
 
@@ -40,6 +39,7 @@ class Compressed:
         parameter_bits: Bits of all stored tensors, by their quantizers.
         sizes: A size for every symbolic dimension: settled by data, or one that works.
         integer: Whether activations are quantized.
+        replayed: Activation -> its lattice, where that is the one of a plan, of which the model is not.
         notes: What a reader of the report should know.
     """
 
@@ -51,6 +51,7 @@ class Compressed:
     parameter_bits: int
     sizes: Mapping[str, int]
     integer: bool
+    replayed: Mapping[str, Quantizer]
     notes: Sequence[str]
 
 
@@ -83,7 +84,7 @@ def compress(
     folded, quantized = state.model.clone(), bool(state.quantizers)
     whole = choice.exact or not choice.removed
     reference = folded if whole else masked_copy(state.model, analysis, choice)
-    values = [value for node in state.model.graph for value in node.outputs]
+    keep = keeper(state.model.graph, analysis, choice)
 
     how.run(state, *pruning_passes())
     sliced = state.model.clone()
@@ -109,14 +110,20 @@ def compress(
         integer=integer,
     )
     how.run(state, *how.lowering_passes(integer))
-
     declare_outputs(state.model)
 
-    def keep() -> KeepMasks:
-        return keep_masks(analysis, choice, values)
-
     models = Models(original, folded, reference, sliced, state.model, quantized, keep)
-    return Compressed(models, state, choice, plan, bits, total_bits, sizes, integer, notes)
+    replayed = replayed_lattices(quantizers, how.replayed) if data is None else {}
+    return Compressed(models, state, choice, plan, bits, total_bits, sizes, integer, replayed, notes)
+
+
+def replayed_lattices(
+    quantizers: Mapping[ir.Value, Quantizer], plan: SavedPlan | None
+) -> dict[str, Quantizer]:
+    """Those that activations of the model before lowering have out of a plan."""
+    named = {str(value.name): one for value, one in quantizers.items() if not is_stored(value)}
+    planned = plan.quantizers if plan is not None else {}
+    return {name: one for name, one in named.items() if name in planned and planned[name].quantizer == one}
 
 
 def analysed(original: ir.Model, data: CalibrationData | None, how: Options) -> State:
@@ -131,8 +138,3 @@ def runs_on_integers(state: State) -> bool:
     """Whether there is data to calibrate with, or a layer that needs none: it has all its quantizers."""
     calibrated = state.calibration is not None
     return calibrated or bool(place(state.model.graph, state.quantizers, calibrated).values)
-
-
-def keep_masks(analysis: Analysis, choice: Choice, values: list[ir.Value]) -> KeepMasks:
-    masks = {str(value.name): analysis.keep_masks(value, choice.masks) for value in values}
-    return {name: mask for name, mask in masks.items() if mask is not None}

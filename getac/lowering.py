@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union
@@ -16,6 +16,7 @@ from getac.compression import Compressed, analysed, compress, runs_on_integers
 from getac.data.batches import fixed_batches, one_sample, open_calibration, verification_inputs
 from getac.data.calibration import CalibrationData, Source
 from getac.errors import OutputError, VerificationError
+from getac.keywords import LowerKeywords, spelled_out
 from getac.latency_budget import excess_note, least_change, least_sparsity, predicted_ratio, tries_note
 from getac.measure import measure, measure_models
 from getac.onnx_graph.constants import check_weights
@@ -25,13 +26,13 @@ from getac.onnx_graph.shapes import UnfittingSizesError
 from getac.onnx_graph.support import check_supported
 from getac.onnx_graph.write import atomic_write_text, check_output, same_file, write_model
 from getac.options import Options
-from getac.passes import Progress
 from getac.report import Report
 from getac.verifying.agreement import Batch, check_file_format
 from getac.verifying.verification import Verification, verify
 
 if TYPE_CHECKING:
     from torch import nn
+    from typing_extensions import Unpack  # of typing since Python 3.11
 
 __all__ = ["ModelSource", "PathLike", "lower", "lower_with"]
 
@@ -39,6 +40,7 @@ ModelSource = Union[str, os.PathLike[str], onnx.ModelProto, ir.Model, "nn.Module
 PathLike = str | os.PathLike[str]
 
 
+@spelled_out(LowerKeywords)
 def lower(
     model: ModelSource,
     output: PathLike | None = None,
@@ -46,22 +48,7 @@ def lower(
     calibration: Source | None = None,
     report: PathLike | None = None,
     plan: PathLike | None = None,
-    sparsity: float | Literal["auto"] = "auto",
-    align: int | Literal["auto"] = "auto",
-    ranges: str = "minmax",
-    weight_bits: int | Literal["auto"] = "auto",
-    activation_bits: int = 8,
-    block: int | Literal["auto"] | None = "auto",
-    embedding_bits: int | None = 8,
-    target: str = "portable",
-    cost: PathLike | None = None,
-    latency_budget: float | None = None,
-    bench: bool = True,
-    keep: Sequence[str] = (),
-    force: bool = False,
-    seed: int = 0,
-    on_step: Callable[[str], None] | None = None,
-    on_sample: Progress | None = None,
+    **options: Unpack[LowerKeywords],
 ) -> Report:
     """Prunes a model, lowers it to integers, verifies the result, and writes it.
 
@@ -100,24 +87,7 @@ def lower(
         BadInputError: The model, the data, an option or an output path cannot be used.
         VerificationError: The result is not what it should be; no model was written.
     """
-    how = Options(
-        sparsity=sparsity,
-        align=align,
-        ranges=ranges,
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        block=block,
-        embedding_bits=embedding_bits,
-        target=target,
-        cost=cost,
-        latency_budget=latency_budget,
-        bench=bench,
-        keep=keep,
-        force=force,
-        seed=seed,
-        on_step=on_step,
-        on_sample=on_sample,
-    )
+    how = Options(**options)
     return lower_with(model, output, calibration=calibration, report=report, plan=plan, how=how)
 
 

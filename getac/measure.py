@@ -15,9 +15,9 @@ from getac.executed import Kernel, Layer, executed_kernels, layer_kernels, trace
 from getac.kernel_costs import CostTable
 from getac.notes import kernel_notes
 from getac.onnx_graph.origin import origin_of
+from getac.onnx_graph.packing.storage import storage_of
 from getac.onnx_graph.shapes import infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
-from getac.onnx_graph.storage import storage_of
 from getac.onnx_graph.view import OnnxView
 from getac.pipeline import Refusal
 from getac.placement.placement import LAYERS, NO_INTEGER_KERNEL, Placement, output_dimension

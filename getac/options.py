@@ -34,29 +34,11 @@ WEIGHT_BITS = 8
 
 @dataclass(frozen=True)
 class Options:
-    """How to lower.
+    """How to lower: the keyword arguments of `getac.lower`, which explains them.
 
     Args:
-        sparsity: The share of units to remove, in [0, 1); "auto": those that are zero already.
-        align: The multiple that channel counts are kept at; "auto": what each layer's kernel likes.
-        ranges: How activation ranges are estimated: "minmax", "percentile" or "mse".
-        weight_bits: 2 to 8, where the model has no quantizers of its own; "auto": 8, or what a latency
-            budget asks for where activations stay floats.
-        activation_bits: 2 to 8, likewise.
-        block: How many inputs of a matrix share a step where activations stay floats: 16 to 256, a power of
-            two; None: a step per output unit; "auto": 32 with 4 bits or fewer, else None.
-        embedding_bits: 2 to 8, of tables without quantizers that rows are looked up in; None: floats.
-        target: Who loads the result: "portable" (opset 21), or "ort" (onnxruntime alone).
-        cost: A file of kernel times (`tools/measure_kernels.py`); None: the table that ships with getac.
-        latency_budget: Picks the least sparsity whose latency is this part of the original's, in (0, 1).
-        bench: Whether to measure latency.
-        keep: Globs on parameter names: no unit of these is removed.
-        force: Whether to write a result that does not verify.
-        seed: For generated inputs.
         replayed: A plan (docs/plan.md): its units go and its bits are used, instead of `sparsity`, `align`,
             `weight_bits`, `activation_bits`, `block` and `embedding_bits`.
-        on_step: Called with the name of every step before it starts.
-        on_sample: Called with the number of samples calibrated so far, and of all.
     """
 
     sparsity: float | Literal["auto"] = "auto"

@@ -139,6 +139,11 @@ class State:
         """Whether activations without a quantizer can get one, from data or from a plan."""
         return self.calibration is not None or bool(self.planned)
 
+    def dtype_of(self, value: ir.Value) -> ir.DataType:
+        """The element type of a value, float32 where nothing says it."""
+        inferred = self.shapes.dtypes if self.shapes is not None else {}
+        return value.dtype or inferred.get(value, ir.DataType.FLOAT)
+
     def refuse(self, pass_name: str, refusal: Refusal) -> None:
         self.refusals.setdefault(pass_name, []).append(refusal)
 
@@ -184,9 +189,6 @@ class Watcher:
 
     def after(self, one: Pass, state: State) -> None:
         """Called after a pass ran and was checked; `state.records[-1]` is its record."""
-
-    def failed(self, one: Pass, state: State, error: Exception) -> None:
-        """Called where a pass raised, or broke what it promised; the error goes on after this."""
 
 
 @dataclass(frozen=True)
@@ -259,12 +261,7 @@ class Pipeline:
     def _run(self, one: Pass, state: State, added: bool = False) -> None:
         for watcher in self.watchers:
             watcher.before(one, state)
-        try:
-            self._run_checked(one, state, added)
-        except Exception as error:  # watchers see whatever it was, and it goes on
-            for watcher in self.watchers:
-                watcher.failed(one, state, error)
-            raise
+        self._run_checked(one, state, added)
         for watcher in self.watchers:
             watcher.after(one, state)
 

@@ -27,7 +27,7 @@ class GraphEditor(Protocol):
         ...
 
     def write_numbers(self, numbers: Mapping[Site, float]) -> None:
-        """Writes down numbers that would else follow from a size that has changed."""
+        """Writes down numbers that would else follow from a size that changes; comes before the sizes."""
         ...
 
 

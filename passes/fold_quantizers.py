@@ -46,11 +46,11 @@ from getac.onnx_graph.integer_lattice import (
     same_parameters,
     source_of,
 )
+from getac.onnx_graph.packing.unpacking import unpack_weights
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.settled import settle_parameters
 from getac.onnx_graph.signs import is_non_negative
 from getac.onnx_graph.tightening import tighten
-from getac.onnx_graph.unpacking import unpack_weights
 from getac.pipeline import Fact, Refusal, State
 from getac.quantizer import Quantizer
 

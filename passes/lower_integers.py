@@ -16,8 +16,8 @@ import onnx_ir as ir
 from getac.kernels.integers import bias_integers, floored_steps, spare_bits
 from getac.layers import read_weights, set_normal_form
 from getac.onnx_graph.edit import array_of, set_input
-from getac.onnx_graph.packed_weights import pack_weights, target_of
-from getac.onnx_graph.packing import Target
+from getac.onnx_graph.packing.ways import Target
+from getac.onnx_graph.packing.weights import pack_weights, target_of
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.clipping import CLIPPING
@@ -66,7 +66,7 @@ class LowerIntegers:
                 share_storage(lower_layer(node, state), stored, weight)
         for value in placement.values:
             keep = value.producer() is None or not placement.writes_integers(value)
-            dtype = dtype_of(value, state)
+            dtype = state.dtype_of(value)
             quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep, dtype=dtype)
         for node in placement.absorbed:
             absorb(node)
@@ -149,11 +149,6 @@ def rank_of(value: ir.Value, state: State) -> int | None:
     sizes = state.shapes.sizes(value) if state.shapes is not None else None
     shape = value.shape if sizes is None else sizes
     return None if shape is None else len(shape)
-
-
-def dtype_of(value: ir.Value, state: State) -> ir.DataType:
-    dtypes = state.shapes.dtypes if state.shapes is not None else {}
-    return value.dtype or dtypes.get(value, ir.DataType.FLOAT)
 
 
 def reads_integers(node: ir.Node) -> bool:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from getac.onnx_graph.edit import array_of, is_stored
 from getac.onnx_graph.qdq import new_node
-from getac.onnx_graph.shapes import Shapes, open_shapes
+from getac.onnx_graph.shapes import open_shapes
 from getac.pipeline import Fact, State
 
 __all__ = ["MeanToPool"]
@@ -40,21 +40,21 @@ class MeanToPool:
 
     def run(self, state: State) -> None:
         graph = state.model.graph
-        assert state.shapes is not None
-        means = [node for node in graph if is_mean_of_images(node, state.shapes)]
+        means = [node for node in graph if is_mean_of_images(node, state)]
         for node in means:
-            pool(node, dtype_of(node, state.shapes))
+            pool(node, state.dtype_of(node.outputs[0]))
         if means:
             state.shapes = open_shapes(state.model, state.bindings)
 
 
-def is_mean_of_images(node: ir.Node, shapes: Shapes) -> bool:
+def is_mean_of_images(node: ir.Node, state: State) -> bool:
     if node.op_type != "ReduceMean" or node.domain not in ("", "ai.onnx") or len(node.inputs) < 2:
         return False
     x, axes = node.inputs[0], node.inputs[1]
-    if x is None or axes is None or not is_stored(axes) or len(shapes.sizes(x) or ()) != RANK:
+    assert state.shapes is not None
+    if x is None or axes is None or not is_stored(axes) or len(state.shapes.sizes(x) or ()) != RANK:
         return False
-    if dtype_of(node, shapes) not in POOLED:
+    if state.dtype_of(node.outputs[0]) not in POOLED:
         return False
     return sorted(int(axis) % RANK for axis in array_of(axes).reshape(-1)) == [2, 3]
 
@@ -74,8 +74,3 @@ def pool(node: ir.Node, dtype: ir.DataType) -> None:
     node.op_type = "Flatten"
     node.attributes["axis"] = ir.AttrInt64("axis", 1)
     node.replace_input_with(0, mean.outputs[0])
-
-
-def dtype_of(node: ir.Node, shapes: Shapes) -> ir.DataType:
-    output = node.outputs[0]
-    return output.dtype or shapes.dtypes.get(output, ir.DataType.FLOAT)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from getac.onnx_graph.packed_weights import pack_weights, target_of
+from getac.onnx_graph.packing.weights import pack_weights, target_of
 from getac.pipeline import Effect, Fact, Refusal, State
 
 __all__ = ["PackWeights"]

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from getac.errors import OptionError
 from getac.onnx_graph.edit import array_of
-from getac.onnx_graph.packed_weights import target_of
-from getac.onnx_graph.packing import Target
+from getac.onnx_graph.packing.ways import Target
+from getac.onnx_graph.packing.weights import target_of
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.placement import is_layer, output_dimension, place
 from getac.weight_lattices import per_block, per_unit

@@ -28,7 +28,7 @@ from getac.onnx_graph.branches import Branches
 from getac.onnx_graph.edit import add_initializer, array_of, is_stored, swap_output_name, unique_name
 from getac.onnx_graph.qdq import Storage, quantizer_nodes, restoring_nodes
 from getac.onnx_graph.scaled_integers import scaled_integers
-from getac.onnx_graph.staircase import GRID, Misfit, fit_levels, fit_staircase
+from getac.onnx_graph.staircase import GRID, Misfit, check_staircase, fit_levels
 from getac.onnx_graph.weight_lattice import weight_lattice
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.placement import LAYERS
@@ -178,10 +178,9 @@ def recognize_weight(branches: Branches, value: ir.Value) -> None:
     weight = branches.result(value)
     if weight.dtype != np.float32:
         return
-    found = weight_lattice(weight, MOST_BITS)
-    if found is None:
+    record = weight_lattice(weight, MOST_BITS)
+    if record is None:
         raise Misfit(f"its values are on no lattice of at most {MOST_BITS} bits")
-    record, _ = found
     storage = Storage.centred(record)
     integers = record.integers(weight).astype(storage.integer.numpy())
     nodes = restoring_nodes(branches.graph, str(value.name), integers, record, storage)
@@ -212,7 +211,8 @@ def recognize_activation(branches: Branches, node: ir.Node) -> None:
             try:
                 levels = fit_levels(on_grid, function)
                 leveled = leveled or (y, levels)
-                write(branches.graph, x, y, fit_staircase(levels, function).record)
+                check_staircase(levels, function)
+                write(branches.graph, x, y, levels)
                 return
             except Misfit as misfit:
                 reason = misfit

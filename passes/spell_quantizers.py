@@ -74,7 +74,7 @@ def check(model: ir.Model, nodes: list[ir.Node]) -> None:
 def spell(node: ir.Node, model: ir.Model) -> None:
     x, graph = node.inputs[0], model.graph
     assert x is not None
-    how, dtype = read_fake_quantizer(node), dtype_of(node, x)
+    how, dtype = read_fake_quantizer(node), float_type_of(node, x)
     if is_stored(x):
         nodes = weight_nodes(graph, x, how)
     else:
@@ -114,7 +114,7 @@ def weight_nodes(graph: ir.Graph, x: ir.Value, how: FakeQuantizer) -> list[ir.No
     return restoring_nodes(graph, str(x.name), integers, record, storage)
 
 
-def dtype_of(node: ir.Node, x: ir.Value) -> ir.DataType:
+def float_type_of(node: ir.Node, x: ir.Value) -> ir.DataType:
     """The type of x and y, float32 where the model does not say."""
     dtype = x.dtype or node.outputs[0].dtype or ir.DataType.FLOAT
     if dtype not in FLOATS:

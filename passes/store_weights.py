@@ -19,9 +19,9 @@ import onnx_ir as ir
 
 from getac.layers import Weights, read_weights, set_normal_form
 from getac.onnx_graph.edit import add_initializer, insert_after, is_stored
-from getac.onnx_graph.packed_weights import target_of
-from getac.onnx_graph.packing import Target
-from getac.onnx_graph.qdq import keep_quantizer, new_node
+from getac.onnx_graph.packing.ways import Target
+from getac.onnx_graph.packing.weights import target_of
+from getac.onnx_graph.qdq import keep_quantizers, new_node
 from getac.onnx_graph.weight_only import (
     fits_kernel,
     folded_weight,
@@ -69,7 +69,8 @@ class StoreWeights:
                 self.store(node, state, fine[node])
             else:
                 state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it stays in floats"))
-        keep_quantizers(state)
+        # What integer kernels have not taken.
+        keep_quantizers(state.model.graph, state.quantizers, state.dtype_of)
 
     def store(self, node: ir.Node, state: State, fine: bool) -> None:
         weight = node.inputs[1]
@@ -197,12 +198,3 @@ def split(node: ir.Node, weights: Weights, state: State) -> None:
     insert_after(node, add)
     if node.outputs[0] in state.quantizers:  # it rounds what the bias was added to
         state.quantizers[add.outputs[0]] = state.quantizers.pop(node.outputs[0])
-
-
-def keep_quantizers(state: State) -> None:
-    """Writes the quantizers that are left on activations; integer kernels have taken theirs already."""
-    graph, dtypes = state.model.graph, state.shapes.dtypes if state.shapes is not None else {}
-    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
-        if value in state.quantizers:
-            dtype = value.dtype or dtypes.get(value, ir.DataType.FLOAT)
-            keep_quantizer(graph, value, state.quantizers.pop(value), dtype)

@@ -9,7 +9,6 @@ passes. Which of the pairs become integer kernels is the business of lower-integ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import add_initializer, array_of, is_stored
-from getac.onnx_graph.qdq import Storage, keep_quantizer, new_node
+from getac.onnx_graph.qdq import keep_quantizers, new_node, stored_integers
 from getac.pipeline import Fact, State
 from getac.quantizer import Quantizer
 
@@ -38,18 +37,12 @@ class WriteQuantizers:
     keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED, Fact.LOWERED, Fact.BATCH_NORMS_FOLDED})
 
     def run(self, state: State) -> None:
-        graph, dtypes = state.model.graph, state.shapes.dtypes if state.shapes is not None else {}
-        for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
-            if value in state.quantizers:
-                keep_quantizer(graph, value, state.quantizers.pop(value), dtype_of(value, dtypes))
+        graph = state.model.graph
+        keep_quantizers(graph, state.quantizers, state.dtype_of)
         for value in list(graph.initializers.values()):
             if value in state.quantizers:
                 store_integers(graph, value, state.quantizers.pop(value))
         state.quantizers.clear()  # what is left belongs to values that are gone
-
-
-def dtype_of(value: ir.Value, dtypes: Mapping[ir.Value, ir.DataType]) -> ir.DataType:
-    return value.dtype or dtypes.get(value, ir.DataType.FLOAT)
 
 
 def store_integers(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) -> None:
@@ -58,12 +51,11 @@ def store_integers(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) -> N
     if not (is_stored(weight) and users) or weight.is_graph_output():
         return
     name, dtype = str(weight.name), weight.dtype or ir.DataType.FLOAT
-    storage = weight_storage(quantizer)
-    integers = quantizer.integers(array_of(weight).astype(np.float32)) + storage.zero_point
+    integers, zero_point = stored_integers(array_of(weight).astype(np.float32), quantizer)
     step = quantizer.step.astype(dtype.numpy())
-    zeros = np.full(step.shape, storage.zero_point, storage.integer.numpy())
+    zeros = np.full(step.shape, zero_point, integers.dtype)
     inputs = [
-        add_initializer(graph, f"{name}.int", integers.astype(storage.integer.numpy())),
+        add_initializer(graph, f"{name}.int", integers),
         add_initializer(graph, f"{name}.scale", step, dtype),
         add_initializer(graph, f"{name}.zero_point", zeros),
     ]
@@ -75,12 +67,3 @@ def store_integers(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) -> N
     for user, index in users:
         user.replace_input_with(index, restored.outputs[0])
     graph.initializers.pop(name)
-
-
-def weight_storage(quantizer: Quantizer) -> Storage:
-    """Around 0 where the lattice fits, else from its least integer on."""
-    signed = ((ir.DataType.INT8, 7), (ir.DataType.INT16, 15))
-    for integer, bits in signed:
-        if -(1 << bits) <= quantizer.low and quantizer.high < 1 << bits:
-            return Storage(integer, 0)
-    return Storage.unsigned(quantizer)

@@ -1,9 +1,11 @@
-"""What many tests need: a model from its text, and the numbers that it computes."""
+"""What many tests need: a model from its text, the numbers that it computes, the command line."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch starts: the workers share the cores
 
@@ -14,6 +16,10 @@ import onnxruntime as ort
 import pytest
 from hypothesis import settings
 from onnx import numpy_helper
+
+import getac
+from getac.cli import main
+from tools.zoo.registry import ZOO
 
 settings.register_profile("getac", derandomize=True, database=None, deadline=None)
 settings.load_profile("getac")
@@ -52,3 +58,43 @@ def evaluate() -> Callable[..., list[np.ndarray]]:
         return session.run(None, feeds)
 
     return run
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int | str, str, str]]:
+    """Runs `getac ...` in this process; gives the exit code, the output and the errors."""
+
+    def call(*arguments: object) -> tuple[int | str, str, str]:
+        monkeypatch.setattr(sys, "argv", ["getac", *map(str, arguments)])
+        try:
+            main()
+            code: int | str = 0
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a float model, what `lower` makes of it, and its data."""
+    folder = tmp_path_factory.mktemp("mlp")
+    onnx.save(ZOO["mlp_gemm_transposed"](), folder / "float.onnx")
+    x = np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32)
+    np.savez(folder / "data.npz", features=x)
+    getac.lower(folder / "float.onnx", folder / "int8.onnx", calibration=folder / "data.npz", bench=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def torch_threads() -> Iterator[None]:
+    """Gives torch back, in the end, the number of threads that it has: for what sets another one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

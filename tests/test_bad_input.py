@@ -14,7 +14,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from getac.cli import main
 from getac.errors import GetacError
 from tools.zoo.registry import ZOO
 
@@ -36,7 +35,7 @@ def calibrate(folder, **arrays):
 
 
 @pytest.fixture
-def refused(folder, monkeypatch, capsys):
+def refused(folder, monkeypatch, command_line):
     """Lowers folder/m.onnx and holds the failure to the rules; gives the message."""
 
     def call(*arguments, output="o.onnx", code=2, calibration=True):
@@ -44,17 +43,11 @@ def refused(folder, monkeypatch, capsys):
         data = ["--calibration", "c.npz"] if calibration else []
         written = ["-o", output, "--report", "r.json", "--plan", "p.json"]
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(
-            sys, "argv", ["getac", "lower", "m.onnx", *written, *data, "--no-bench", *arguments]
-        )
-        with pytest.raises(SystemExit) as end:
-            main()
-        printed = capsys.readouterr()
-        assert end.value.code == code
+        found, out, err = command_line("lower", "m.onnx", *written, *data, "--no-bench", *arguments)
+        assert (found, out) == (code, "")
         assert snapshot(folder) == before
-        check_message(printed.err)
-        assert printed.out == ""
-        return printed.err
+        check_message(err)
+        return err
 
     return call
 
@@ -430,6 +423,8 @@ def test_dimensions_without_a_size_that_works(refused, folder):
         (("--align=-4",), ("alignment", "-4")),
         (("--align", "1.5"), ("--align", "whole number", "'1.5'")),
         (("--align", "many"), ("--align", "'many'")),
+        (("--block", "many"), ("--block", "whole number, or auto or none", "'many'")),
+        (("--embedding-bits", "auto"), ("--embedding-bits", "whole number, or none", "'auto'")),
         (("--ranges", "average"), ("ranges", "minmax", "average")),
         (("--weight-bits", "1"), ("2 to 8", "1")),
         (("--weight-bits", "9"), ("2 to 8", "9")),

@@ -11,26 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from getac.cli import main
 from getac.plans.plan import versions
 from tools.zoo.registry import ZOO
-
-
-@pytest.fixture
-def getac(monkeypatch, capsys):
-    """Runs the command line in this process; gives the exit code, the output and the errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["getac", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture
@@ -42,8 +24,8 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_lower_writes_everything_and_prints_the_report(getac, files):
-    code, out, err = getac(
+def test_lower_writes_everything_and_prints_the_report(command_line, files):
+    code, out, err = command_line(
         *("lower", files / "m.onnx", "-o", files / "o.onnx", "--sparsity", "0.5"),
         *("--calibration", files / "c.npz", "--report", files / "r.json", "--plan", files / "p.json"),
     )
@@ -68,14 +50,14 @@ def test_lower_writes_everything_and_prints_the_report(getac, files):
     assert "no calibration data" not in out
 
 
-def test_lower_without_data_says_so(getac, files):
-    code, out, _ = getac("lower", files / "m.onnx", "--output", files / "o.onnx", "--no-bench")
+def test_lower_without_data_says_so(command_line, files):
+    code, out, _ = command_line("lower", files / "m.onnx", "--output", files / "o.onnx", "--no-bench")
     assert code == 0 and "latency" not in out
     assert "no calibration data: weights are integers, activations stay in floats" in out
     assert "(generated inputs)" in out and "removed 0 of 80 units (0%)" in out
 
 
-def test_options_reach_the_passes(getac, files):
+def test_options_reach_the_passes(command_line, files):
     arguments = (
         "lower",
         files / "m.onnx",
@@ -85,7 +67,7 @@ def test_options_reach_the_passes(getac, files):
         "--report",
         files / "r.json",
     )
-    code, _, _ = getac(
+    code, _, _ = command_line(
         *arguments,
         *("--sparsity", "0.3", "--align", "8", "--calibration", files / "c.npz"),
         *("--ranges", "mse", "--weight-bits", "6", "--activation-bits", "7"),
@@ -96,79 +78,80 @@ def test_options_reach_the_passes(getac, files):
     assert sum(row["channels_out"] for row in layers[:2]) == 56
 
 
-def test_auto_is_the_default_in_words_too(getac, files):
+def test_auto_is_the_default_in_words_too(command_line, files):
     arguments = ("lower", files / "m.onnx", "--no-bench", "-o")
-    assert getac(*arguments, files / "a.onnx", "--sparsity", "auto", "--align", "auto")[0] == 0
-    assert getac(*arguments, files / "b.onnx")[0] == 0
+    assert command_line(*arguments, files / "a.onnx", "--sparsity", "auto", "--align", "auto")[0] == 0
+    assert command_line(*arguments, files / "b.onnx")[0] == 0
     assert (files / "a.onnx").read_bytes() == (files / "b.onnx").read_bytes()
 
 
-def test_inspect_prints_classes_and_frozen_axes(getac, files):
-    code, out, err = getac("inspect", files / "m.onnx")
+def test_inspect_prints_classes_and_frozen_axes(command_line, files):
+    code, out, err = command_line("inspect", files / "m.onnx")
     assert (code, err) == (0, "")
     assert "2 classes" in " ".join(out.split()) and "gemm_0: weight[0]" in out
     assert "a graph input" in out and "a graph output" in out
 
 
-def test_inspect_prints_json(getac, files):
-    code, out, _ = getac("inspect", files / "m.onnx", "--json")
+def test_inspect_prints_json(command_line, files):
+    code, out, _ = command_line("inspect", files / "m.onnx", "--json")
     found = json.loads(out)
     assert code == 0 and [one["units"] for one in found["classes"]] == [48, 32]
     assert {one["reason"] for one in found["frozen"]} == {"a graph input", "a graph output"}
 
 
-def test_inspect_shows_quantizers(getac, files):
-    getac("lower", files / "m.onnx", "-o", files / "q.onnx", "--no-bench", "--calibration", files / "c.npz")
-    code, out, _ = getac("inspect", files / "q.onnx")
+def test_inspect_shows_quantizers(command_line, files):
+    data = "--calibration", files / "c.npz"
+    command_line("lower", files / "m.onnx", "-o", files / "q.onnx", "--no-bench", *data)
+    code, out, _ = command_line("inspect", files / "q.onnx")
     assert code == 0 and "quantized value" in out and "-127 to 127" not in out
     assert "-128 to 127" in out and "48 along dimension 0" in out
 
 
-def test_the_version(getac):
-    code, out, _ = getac("--version")
+def test_the_version(command_line):
+    code, out, _ = command_line("--version")
     assert code == 0 and out == f"getac {versions()['getac']}\n"
 
 
-def test_a_sparsity_out_of_reach_is_explained(getac, files):
+def test_a_sparsity_out_of_reach_is_explained(command_line, files):
     arguments = ("lower", files / "m.onnx", "-o", files / "o.onnx", "--no-bench", "--sparsity", "0.5")
-    code, out, _ = getac(*arguments, "--align", "64", "--report", files / "r.json")
+    code, out, _ = command_line(*arguments, "--align", "64", "--report", files / "r.json")
     assert code == 0 and "asked for 50% of the units, removed 0%" in out
     assert "a multiple of 64 units" in " ".join(out.split())
     assert any("asked for 50%" in note for note in json.loads((files / "r.json").read_text())["notes"])
 
 
-def test_a_glob_that_matches_nothing(getac, files):
-    code, out, err = getac("lower", files / "m.onnx", "-o", files / "o.onnx", "--keep", "nope")
+def test_a_glob_that_matches_nothing(command_line, files):
+    code, out, err = command_line("lower", files / "m.onnx", "-o", files / "o.onnx", "--keep", "nope")
     assert (code, out) == (2, "") and "a glob of keep matches no parameter" in err
     assert not (files / "o.onnx").exists()
 
 
-def test_without_arguments_there_is_help(getac):
-    code, out, err = getac()
+def test_without_arguments_there_is_help(command_line):
+    code, out, err = command_line()
     text = out + err
     assert code in (0, 2) and "lower" in text and "inspect" in text and "demo" in text
 
 
 @pytest.mark.parametrize("command", ["lower", "apply", "inspect", "bench", "verify", "demo", "opt"])
-def test_every_command_has_help(getac, command):
-    code, out, _ = getac(command, "--help")
+def test_every_command_has_help(command_line, command):
+    code, out, _ = command_line(command, "--help")
     assert code == 0 and "Usage" in out
 
 
 @pytest.mark.parametrize(
     "arguments", [("lower",), ("lower", "m.onnx"), ("lower", "m.onnx", "-o", "o", "--bits", "8"), ("loewr",)]
 )
-def test_wrong_usage_exits_with_2_and_no_traceback(getac, arguments):
-    code, _, err = getac(*arguments)
+def test_wrong_usage_exits_with_2_and_no_traceback(command_line, arguments):
+    code, _, err = command_line(*arguments)
     assert code == 2 and "Traceback" not in err and err
 
 
-def test_an_interrupt_exits_with_130(getac, files, monkeypatch):
+def test_an_interrupt_exits_with_130(command_line, files, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("getac.lowering.compress", interrupted)
-    code, _, err = getac("lower", files / "m.onnx", "-o", files / "o.onnx")
+    code, _, err = command_line("lower", files / "m.onnx", "-o", files / "o.onnx")
     assert code == 130 and "Traceback" not in err
     assert {path.name for path in files.iterdir()} == {"m.onnx", "c.npz"}
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
 import getac
 from getac.executed import executed_kernels
 from getac.kernels.integers import spare_bits
 from getac.onnx_graph.read import read_model
-from getac.passes import FoldQuantizers, RemoveDead, SpellQuantizers
+from getac.passes import FoldQuantizers, RemoveDead
 from getac.pipeline import Pipeline, State
 from getac.runtime import open_session, run
+from tests.fake_quantized import spelled
 from tests.unpacked import weight_integers
 
 F32 = np.float32
-NET = """<ir_version: 10, opset_import: ["": 21, "getac": 1]> graph
-    (float[N,3,10,10] x) => (float[N,6] z) {
+NET = """(float[N,3,10,10] x) => (float[N,6] z) {
     a = getac.FakeQuantize<signed=1>(x, d0, q0, t0)
     V1 = getac.FakeQuantize<signed=1, axis=0>(W1, d1, q1, t1)
     c1 = Conv(a, V1)
@@ -44,8 +43,7 @@ def quantizer(bits, signed, q_m, t=1.0):
     return d.astype(F32), q_m, F32(t)
 
 
-ONE_LAYER = """<ir_version: 10, opset_import: ["": 21, "getac": 1]> graph
-    (float[N,3,8,8] x) => (float[N,6,6,6] z) {
+ONE_LAYER = """(float[N,3,8,8] x) => (float[N,6,6,6] z) {
     a = getac.FakeQuantize<signed=SIGNED>(x, d0, q0, t0)
     V = getac.FakeQuantize<signed=1 AXIS>(W, d1, q1, t1)
     c = Conv(a, V)
@@ -74,19 +72,6 @@ def trained(weight_bits, activation_bits, exponent=1.0, weight_exponent=1.0):
         names = (f"d{index}", f"q{index}", f"t{index}")
         tensors |= dict(zip(names, quantizer(*how), strict=True))
     return spelled(NET, tensors)
-
-
-def spelled(text, tensors):
-    proto = onnx.parser.parse_model(text)
-    for name, array in tensors.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type.lower()}_{index}"
-    model = ir.serde.deserialize_model(proto)
-    Pipeline([SpellQuantizers()]).run(State(model))
-    proto = ir.serde.serialize_model(model)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
 
 
 def outputs(model, x, optimize=True):

@@ -63,6 +63,12 @@ def test_the_keyword_arguments_are_the_options():
     assert {**defaults, "replayed": None} == vars(Options())  # a plan is what getac.apply is given
 
 
+@pytest.mark.parametrize("keyword", ["sparsty", "replayed"])
+def test_other_keywords_are_no_options(keyword):
+    with pytest.raises(TypeError, match=rf"^lower\(\) got an unexpected keyword argument '{keyword}'$"):
+        lower("m.onnx", **{keyword: None})
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import getac
-from getac.onnx_graph.packing import Target
+from getac.onnx_graph.packing.ways import Target
 from getac.passes import PackWeights
 from getac.pipeline import Pipeline, State
 from getac.runtime import open_session, run

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 
 import getac as library
-from getac.cli import main
 from getac.pipelines.registry import built_in_passes
 from tools.onnx_text import model_of
 from tools.zoo.registry import ZOO
@@ -67,20 +66,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def opt(folder, monkeypatch, capsys):
-    """Runs the command in this process; gives the exit code, the output and the errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["getac", "opt", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def opt(command_line, folder):
+    """Runs `getac opt` in the folder."""
+    return partial(command_line, "opt")
 
 
 def rows(out):

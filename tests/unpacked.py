@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from getac.onnx_graph.unpacking import computed_integers
+from getac.onnx_graph.packing.unpacking import computed_integers
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from getac.cli.arguments import BatchSize, JsonFlag, ReportFile, Seed, Sizes, pairs, sizes_of
+from getac.cli.arguments import BatchSize, Inputs, JsonFlag, ReportFile, Seed, Sizes, pairs, sizes_of
 from getac.cli.console import check_report, give
 
 __all__ = ["bench"]
@@ -17,10 +17,7 @@ def bench(
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; ratios are to the first.")
     ],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Inputs: an .npz with one array per input, or a folder of them; random without."),
-    ] = None,
+    data: Inputs = None,
     batch: BatchSize = None,
     size: Sizes = None,
     threads: Annotated[

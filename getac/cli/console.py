@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from getac.errors import GetacError
 
-__all__ = ["check_report", "give", "output_console", "print_error", "progress_of"]
+if TYPE_CHECKING:
+    from getac.report import Report
+
+__all__ = ["check_report", "give", "give_lowered", "output_console", "print_error"]
 
 PIPE_WIDTH = 140
 
@@ -55,6 +58,20 @@ def give(found: Found, tables: Callable[[Found], RenderableType], json: bool, re
         print(found.as_json())
     else:
         output_console().print(tables(found))
+
+
+def give_lowered(run: Callable[..., Report], typed: Mapping[str, Any]) -> None:
+    """Runs what lowers a model, with a live line, and prints its report.
+
+    Args:
+        typed: The arguments and options of the command, which are the arguments of the function.
+    """
+    from getac.tables import report_tables
+
+    console = output_console()
+    with progress_of(console) as callbacks:
+        found = run(**typed, **callbacks)
+    console.print(report_tables(found))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from getac.cli.arguments import Calibration
 from getac.cli.console import output_console
 from getac.errors import OptionError
 
@@ -27,9 +28,7 @@ def opt(
         typer.Option("--passes", "-p", help="Passes in order: name,name{option=value}; repeatable."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The ONNX file to write.")] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Samples: an .npz with one array per input, or a folder of them.")
-    ] = None,
+    calibration: Calibration = None,
     print_after: Annotated[
         list[str] | None, typer.Option(help="Print the graph after this pass, or after all; repeatable.")
     ] = None,
@@ -59,7 +58,6 @@ def opt(
             required='a model and passes, such as getac opt model.onnx -p "fold-quantizers,fold-batch-norm"',
             hint="getac opt --list-passes shows the passes",
         )
-    from getac.onnx_graph.write import atomic_write_text
     from getac.pipelines.optimizing import optimize
     from getac.pipelines.showing import Dumped, Printed
 
@@ -75,12 +73,11 @@ def opt(
         ",".join(passes),
         output,
         calibration=calibration,
+        report=json,
         verify_each=verify_each,
         watchers=watchers,
         seed=seed,
     )
-    if json is not None:
-        atomic_write_text(json, found.as_json())
     console.print(record_table(found, time))
     for line in refusal_lines(found):
         console.print(line, markup=False, highlight=False)
@@ -89,13 +86,13 @@ def opt(
 def report_reduced(
     model: Path, passes: str, output: Path, verify_each: bool, calibration: Path | None, seed: int
 ) -> None:
-    """Reduces the failure, says how far, and fails as the pipeline does."""
+    """Reduces the failure, says how far, and fails as the pipeline does on the part."""
     from getac.pipelines.optimizing import reduce_failure
 
     found = reduce_failure(model, passes, output, verify_each=verify_each, calibration=calibration, seed=seed)
     before, after = found.nodes
     typer.echo(f"{output}: {after} of {before} nodes still fail ({found.tries} parts tried)")
-    raise found.error
+    raise found.part_error
 
 
 def pass_table() -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from getac.cli.arguments import BatchSize, JsonFlag, ReportFile, Seed, Sizes, number_or_auto, sizes_of
+from getac.cli.arguments import BatchSize, Inputs, JsonFlag, ReportFile, Seed, Sizes, number_or_auto, sizes_of
 from getac.cli.console import check_report, give
 from getac.errors import VerificationError
 
@@ -20,10 +20,7 @@ __all__ = ["verify"]
 def verify(
     reference: Annotated[Path, typer.Argument(metavar="A", help="The ONNX file that is right.")],
     result: Annotated[Path, typer.Argument(metavar="B", help="The ONNX file that is judged.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Inputs: an .npz with one array per input, or a folder of them; random without."),
-    ] = None,
+    data: Inputs = None,
     all_values: Annotated[
         bool, typer.Option("--all-values", help="Compare every value inside that both graphs have by name.")
     ] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 
 import numpy as np
@@ -13,12 +14,12 @@ from getac.errors import BadInputError, CalibrationError
 from getac.onnx_graph.shapes import UnfittingSizesError, infer_shapes
 from getac.onnx_graph.signature import batch_symbols, signature_of
 from getac.options import Options
+from getac.plans.saved_plan import PlannedQuantizer
 from getac.verifying.agreement import Batch
 
-__all__ = ["fixed_batches", "one_sample", "open_calibration", "verification_inputs"]
+__all__ = ["fixed_batches", "one_sample", "open_calibration", "some_batches", "verification_inputs"]
 
-VERIFIED_BATCHES = 4
-GENERATED_SAMPLES = 4
+VERIFIED = 4  # batches of the data, or generated samples
 
 
 def open_calibration(model: ir.Model, source: Source | None) -> CalibrationData | None:
@@ -52,12 +53,42 @@ def fixed_batches(original: ir.Model, data: CalibrationData, error: UnfittingSiz
 
 
 def verification_inputs(result: Compressed, data: CalibrationData | None, how: Options) -> list[Batch]:
-    """The first batches of the data, or random inputs of sizes that work."""
+    """What the result of a lowering is verified on, and measured.
+
+    Generated inputs of a model that follows a plan lie in the ranges that the plan's data had.
+    """
+    batches = some_batches(result.models.original, data, result.sizes, how.seed, VERIFIED)
+    if data is not None or how.replayed is None:
+        return batches
+    return [moved_into(batch, how.replayed.quantizers) for batch in batches]
+
+
+def moved_into(batch: Batch, planned: Mapping[str, PlannedQuantizer]) -> Batch:
+    """Normal numbers, stretched so that the lattice of an input spans four standard deviations each way."""
+    moved = dict(batch)
+    for name in batch.keys() & planned.keys():
+        lattice, x = planned[name].quantizer, batch[name]
+        if lattice.axis is None and x.dtype.kind == "f":
+            low, high = lattice.low * lattice.step, lattice.high * lattice.step
+            x = (low + high) / 2 + (high - low) / 8 * x
+            moved[name] = np.clip(x, low, high).astype(batch[name].dtype)
+    return moved
+
+
+def some_batches(
+    model: ir.Model, data: CalibrationData | None, sizes: Mapping[str, int], seed: int, count: int
+) -> list[Batch]:
+    """The first `count` batches of the data, or `count` random samples where there is none.
+
+    Args:
+        sizes: Of the model's dynamic dimensions, at which it runs; that of the batch does not matter.
+    """
     if data is not None:
-        return list(islice(data, VERIFIED_BATCHES))
-    signature = signature_of(result.models.original)
-    sizes = {name: size for name, size in result.sizes.items() if name not in batch_symbols(signature)}
-    return [generate_inputs(signature, sizes, how.seed, batch=GENERATED_SAMPLES)]
+        return list(islice(data, count))
+    signature = signature_of(model)
+    batch = batch_symbols(signature)
+    fixed = {name: size for name, size in sizes.items() if name not in batch}
+    return [generate_inputs(signature, fixed, seed, batch=count)]
 
 
 def one_sample(result: Compressed, batch: Batch) -> Batch:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import operator
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses import FakeTensor, FakeTensorMode
 
+from getac.fx_graph.view import Result
+
 __all__ = ["refresh_sizes"]
 
-SizesOf = Callable[[fx.Node], Sequence[Any] | None]
+SizesOf = Callable[[Hashable, Tensor], Sequence[Any] | None]
+"""Takes a node or a `Result`, and its tensor before; None where the sizes are not known."""
 
 
 def refresh_sizes(
-    module: fx.GraphModule, sizes_of: SizesOf = lambda _: None, edited: Collection[fx.Node] = ()
+    module: fx.GraphModule, sizes_of: SizesOf = lambda *_: None, edited: Collection[fx.Node] = ()
 ) -> None:
     """Notes every value's new shape in `meta["val"]`.
 
-    What has changed and whose new sizes are not known is run on tensors without numbers. Dynamic dimensions
-    stay dynamic: the inputs keep the symbols of the capture.
+    What has changed and whose new sizes are not known is run on tensors without numbers, which takes long
+    where dimensions are symbols. Dynamic dimensions stay dynamic: the inputs keep the symbols of the capture.
 
     Args:
-        sizes_of: The sizes that a node's value has now; None where they are not known.
+        sizes_of: The sizes that a value has now.
         edited: The nodes whose arguments were rewritten.
     """
     inputs = [node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder"]
@@ -49,7 +53,7 @@ class Refresher:
         if node.op == "get_attr":
             self._visit_stored(node)
         elif node.op == "call_function" and not self._touched.isdisjoint([node, *node.all_input_nodes]):
-            new = self._renewed(node, sizes_of(node))
+            new = self._renewed(node, sizes_of)
             if new is not node.meta.get("val"):
                 self._touched.add(node)
                 self._note(node, new)
@@ -66,16 +70,29 @@ class Refresher:
         if "val" in node.meta:
             node.meta["val"] = value
 
-    def _renewed(self, node: fx.Node, sizes: Sequence[Any] | None) -> Any:
+    def _renewed(self, node: fx.Node, sizes_of: SizesOf) -> Any:
         """The value with its new sizes; the old one where these are the same."""
         old = node.meta.get("val")
-        if sizes is not None and isinstance(old, FakeTensor):
-            if len(sizes) == old.ndim and all(map(is_same, sizes, old.shape)):
-                return old
-            strides = strides_like(old, sizes)
-            if strides is not None:
-                return self._empty(sizes, strides, old)
+        if node.target is operator.getitem:
+            source, position = node.args
+            return operator.getitem(self._value(cast(fx.Node, source)), position)
+        if isinstance(old, FakeTensor):
+            new: Any = self._resized(node, old, sizes_of)
+            return self._run(node) if new is None else new
+        if isinstance(old, list | tuple) and all(isinstance(one, FakeTensor) for one in old):
+            new = [self._resized(Result(node, i), one, sizes_of) for i, one in enumerate(old)]
+            if all(one is not None for one in new):
+                return old if all(a is b for a, b in zip(new, old, strict=True)) else type(old)(new)
         return self._run(node)
+
+    def _resized(self, value: Hashable, old: FakeTensor, sizes_of: SizesOf) -> FakeTensor | None:
+        sizes = sizes_of(value, old)
+        if sizes is None:
+            return None
+        if len(sizes) == old.ndim and all(map(is_same, sizes, old.shape)):
+            return old
+        strides = strides_like(old, sizes)
+        return None if strides is None else self._empty(sizes, strides, old)
 
     def _empty(self, sizes: Sequence[Any], strides: Sequence[Any], like: Tensor) -> FakeTensor:
         empty = torch.empty_strided(tuple(sizes), tuple(strides), dtype=like.dtype, device="meta")
@@ -109,18 +126,17 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def strides_like(old: Tensor, sizes: Sequence[Any]) -> list[int] | None:
-    """Those of a dense tensor in the memory order of another; None if that one is not dense, or a symbol."""
+    """Those of a dense tensor in the memory order of another; None if that order depends on symbols.
+
+    A part of a tensor is noted as if it were alone in memory: what can view the part can view that.
+    """
     strides = old.stride()
     if not all(isinstance(one, int) for one in strides):
         return None
     order = sorted(range(old.ndim), key=lambda i: (strides[i], -i))
-    result, before, after = [0] * old.ndim, 1, 1
-    for position, i in enumerate(order):
-        if strides[i] != before:
-            return None
-        result[i] = after
-        if position + 1 < len(order):
-            if not (isinstance(old.shape[i], int) and isinstance(sizes[i], int)):
-                return None
-            before, after = before * old.shape[i], after * sizes[i]
+    if not all(isinstance(sizes[i], int) for i in order[:-1]):
+        return None
+    result, size = [0] * old.ndim, 1
+    for i in order:
+        result[i], size = size, size * sizes[i]
     return result

@@ -6,7 +6,7 @@ Parameters stay the same objects under the same names, tied ones stay tied, buff
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from getac.fx_graph.arguments import set_argument
 from getac.fx_graph.call import Call
 from getac.fx_graph.operators import call_of
 from getac.fx_graph.reader import CallReader
-from getac.fx_graph.refresh import refresh_sizes
+from getac.fx_graph.refresh import SizesOf, refresh_sizes
 from getac.fx_graph.view import FxView
 from getac.rules.parts import Split
 from getac.slicing import SizeChange
@@ -34,11 +34,11 @@ class FxEditor:
     """Edits a captured module in place.
 
     Args:
-        sizes_of: The sizes that a node's value will have; None where they are not known.
+        sizes_of: The sizes that a value will have (see `getac.fx_graph.refresh`).
     """
 
     view: FxView
-    sizes_of: Callable[[fx.Node], Sequence[Any] | None] = lambda _: None
+    sizes_of: SizesOf = lambda *_: None
 
     def cut(self, parameter: Hashable, masks: Sequence[Mask]) -> None:
         cut_tensor(self.view.tensor(parameter), masks)
@@ -59,12 +59,12 @@ class FxEditor:
         refresh_sizes(self.view.module, self.sizes_of, changed)
 
     def write_numbers(self, numbers: Mapping[Site, float]) -> None:
+        """Compiling is left to `write_sizes`."""
         for site, value in numbers.items():
             assert isinstance(site.node, fx.Node)
             call = call_of(site.node)
             assert call is not None
             write(site.node, argument_name(call, site), site.index, value)
-        self.view.module.recompile()
 
 
 def kept_part(data: torch.Tensor, masks: Sequence[Mask]) -> torch.Tensor:

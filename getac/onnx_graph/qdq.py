@@ -7,7 +7,7 @@ would not. onnxruntime has no Clip of 16-bit integers: these are cut as INT32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "dequantized_bias",
     "dequantized_weight",
     "keep_quantizer",
+    "keep_quantizers",
     "new_node",
     "quantize_activation",
     "quantizer_nodes",
@@ -121,6 +122,17 @@ def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype
     pair = quantizer_nodes(graph, before.outputs[0], quantizer, dtype)
     after = new_node(graph, "Sum", [pair[-1].outputs[0]], f"{name}.after", dtype)
     replace_uses(graph, value, [before, *pair, after])
+
+
+def keep_quantizers(
+    graph: ir.Graph,
+    quantizers: MutableMapping[ir.Value, Quantizer],
+    dtype_of: Callable[[ir.Value], ir.DataType],
+) -> None:
+    """Takes the records of activations out of `quantizers` and puts a kept Q/DQ pair behind each of them."""
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        if value in quantizers:
+            keep_quantizer(graph, value, quantizers.pop(value), dtype_of(value))
 
 
 def quantizer_nodes(

@@ -21,8 +21,8 @@ from getac.onnx_graph.external_data import ModelFolders, WeightTable, put_back, 
 from getac.onnx_graph.functions import Names, inline_functions, subgraphs
 from getac.onnx_graph.opset import convert_opset, default_opset
 from getac.onnx_graph.origin import Origin, set_origin
+from getac.onnx_graph.packing.two_bits import widen_two_bits
 from getac.onnx_graph.qonnx import give_bodies
-from getac.onnx_graph.two_bits import widen_two_bits
 
 __all__ = ["IR_VERSION", "load", "read_model", "read_proto"]
 

@@ -10,7 +10,6 @@ fresh points: random ones, and those around the middle between two levels, where
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from getac.kernels.steps import ULPS, common_step, exact_step
 from getac.quantizer import Quantizer
 
-__all__ = ["GRID", "Misfit", "Staircase", "fit_levels", "fit_staircase"]
+__all__ = ["GRID", "Misfit", "check_staircase", "fit_levels"]
 
 Floats = npt.NDArray[np.float32]
 Function = Callable[[Floats], Floats]
@@ -47,20 +46,6 @@ class Misfit(Exception):
     """Why a function is no quantizer."""
 
 
-@dataclass(frozen=True)
-class Staircase:
-    """A quantizer that a function is.
-
-    Args:
-        record: d, low and high.
-        exact: Whether the function agrees to the last bit, but for the choice at ties; else to `ULPS` units
-            in the last place.
-    """
-
-    record: Quantizer
-    exact: bool
-
-
 def fit_levels(on_grid: Floats, function: Function) -> Quantizer:
     """The lattice that all values of a function are on, wherever its steps are.
 
@@ -87,20 +72,18 @@ def fit_levels(on_grid: Floats, function: Function) -> Quantizer:
     return Quantizer(np.asarray(d if d is not None else step, np.float32), low, high)
 
 
-def fit_staircase(levels: Quantizer, function: Function, seed: int = 0) -> Staircase:
-    """The quantizer that a function is.
+def check_staircase(levels: Quantizer, function: Function, seed: int = 0) -> None:
+    """Holds a function to the quantizer of its levels, but for the choice at ties.
 
     Args:
         levels: From `fit_levels`.
         function: Gives its value at each of many points.
 
     Raises:
-        Misfit: It is none.
+        Misfit: It is another function.
     """
     points = fresh_points(float(levels.step), levels.low, levels.high, seed)
-    values = function(points)
-    compare(points, values, levels)
-    return Staircase(levels, exact=bool(np.isin(np.unique(values), np.unique(levels.quantize(values))).all()))
+    compare(points, function(points), levels)
 
 
 def saturation(values: Floats, sign: int) -> tuple[float, float]:

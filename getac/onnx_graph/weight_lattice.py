@@ -14,10 +14,10 @@ SAMPLE = 64
 KERNEL_BITS, STEP_BITS = 8, 32
 
 
-def weight_lattice(weight: npt.NDArray[np.float32], bits: int) -> tuple[Quantizer, bool] | None:
-    """The record whose lattice a weight lies on, and whether it gives the weight to the last bit.
+def weight_lattice(weight: npt.NDArray[np.float32], bits: int) -> Quantizer | None:
+    """The record whose lattice a weight lies on.
 
-    The numbers are at most `kernels.steps.ULPS` units in the last place from their multiples otherwise. Of
+    The numbers are at most `kernels.steps.ULPS` units in the last place from their multiples. Of
     several lattices the one counts with which the weight takes the fewest bits, steps included, of those that
     an integer kernel takes.
 
@@ -27,16 +27,15 @@ def weight_lattice(weight: npt.NDArray[np.float32], bits: int) -> tuple[Quantize
     Returns:
         None where the weight is on no lattice of so few bits, or all zero.
     """
-    best: tuple[Quantizer, bool] | None = None
+    best: Quantizer | None = None
     for axis in (None, *range(weight.ndim)):
         rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0)
-        found = row_steps(rows.reshape(rows.shape[0], -1), bits)
-        if found is None:
+        steps = row_steps(rows.reshape(rows.shape[0], -1), bits)
+        if steps is None:
             continue
-        steps, exact = found
         record = record_of(weight, steps if axis is not None else steps.reshape(()), axis)
-        if best is None or length(record, weight.size) < length(best[0], weight.size):
-            best = record, exact
+        if best is None or length(record, weight.size) < length(best, weight.size):
+            best = record
     return best
 
 
@@ -45,9 +44,9 @@ def length(record: Quantizer, size: int) -> tuple[bool, int]:
     return record.bits > KERNEL_BITS, size * record.bits + record.step.size * STEP_BITS
 
 
-def row_steps(rows: npt.NDArray[np.float32], bits: int) -> tuple[npt.NDArray[np.float32], bool] | None:
+def row_steps(rows: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.float32] | None:
     """A step for every row; those without any number but zero get 1."""
-    most, steps, exact = 2**bits - 1, np.ones(len(rows), np.float32), True
+    most, steps = 2**bits - 1, np.ones(len(rows), np.float32)
     if not rows.any() or rows.shape[1] < 2:
         return None
     for index, row in enumerate(rows):
@@ -57,9 +56,9 @@ def row_steps(rows: npt.NDArray[np.float32], bits: int) -> tuple[npt.NDArray[np.
         if step is None or np.ptp(np.rint([row.min() / step, row.max() / step]) if step else 0) > most:
             return None
         if step:
-            found = exact_step(row, step)
-            steps[index], exact = found if found is not None else step, exact and found is not None
-    return steps, exact
+            exact = exact_step(row, step)
+            steps[index] = step if exact is None else exact
+    return steps
 
 
 def record_of(weight: npt.NDArray[np.float32], steps: npt.NDArray[np.float32], axis: int | None) -> Quantizer:

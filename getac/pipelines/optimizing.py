@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from getac.data.batches import open_calibration
-from getac.data.calibration import CalibrationData, Source, generate_inputs
-from getac.errors import GetacError, OptionError, PassError
+from getac.data.batches import open_calibration, some_batches
+from getac.data.calibration import CalibrationData, Source
+from getac.errors import GetacError, OptionError
+from getac.lowering import check_paths, input_files
 from getac.onnx_graph.constants import check_weights
 from getac.onnx_graph.declared import declare_outputs
 from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.provenance import provenance_of
 from getac.onnx_graph.read import load
-from getac.onnx_graph.signature import batch_symbols, signature_of
+from getac.onnx_graph.shapes import infer_shapes
 from getac.onnx_graph.support import check_supported
-from getac.onnx_graph.write import check_output, write_model
+from getac.onnx_graph.write import atomic_write_text, write_model
 from getac.passes import RemoveDead, WriteQuantizers
 from getac.pipeline import Pass, PassRecord, Pipeline, Refusal, State, Watcher
+from getac.pipelines.blame import Blame, own_failures
 from getac.pipelines.providers import standard_provider
 from getac.pipelines.reducing import reduce_model
 from getac.pipelines.registry import make_passes
@@ -35,8 +34,7 @@ from getac.verifying.agreement import Batch, check_file_format
 
 __all__ = ["Optimized", "Reduced", "optimize", "reduce_failure"]
 
-VERIFIED_BATCHES = 2
-GENERATED_SAMPLES = 2
+VERIFIED = 2  # batches of the data, or generated samples
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ def optimize(
     output: str | os.PathLike[str] | None = None,
     *,
     calibration: Source | None = None,
+    report: str | os.PathLike[str] | None = None,
     verify_each: bool = False,
     watchers: Sequence[Watcher] = (),
     seed: int = 0,
@@ -89,6 +88,7 @@ def optimize(
         pipeline: Passes, or a text such as "fold-quantizers,infer-axes,slice-units{sparsity=0.3}".
         output: Where to write the result; None writes nothing.
         calibration: Data as for `getac.lower`: for `calibrate`, and for the inputs of `verify_each`.
+        report: Where to write what happened as JSON.
         verify_each: Whether to run the model before and after every pass under onnxruntime.
         watchers: What else looks on.
         seed: For the inputs that `verify_each` generates where there is no data.
@@ -100,43 +100,39 @@ def optimize(
         VerificationError: With `verify_each`, a pass changed what the model computes. Nothing is written.
     """
     passes = make_passes(pipeline)
-    original = load(model)
-    if output is not None:
-        read = [model] if isinstance(model, str | os.PathLike) else []
-        check_output(output, [*read, *origin_of(original).files])
+    original = load_beside(model, calibration, [path for path in (output, report) if path is not None])
     check_weights(original)
     check_supported(original)
     data = open_calibration(original, calibration)
     verifier = EachVerified(batches_for(original, data, seed)) if verify_each else None
-    watching = [*([verifier] if verifier is not None else []), *watchers]
+    blame = Blame(passes)
+    watching = [blame, *([verifier] if verifier is not None else []), *watchers]
     state = State(original.clone(), calibration=data, bindings=data.settle() if data else {})
-    with own_failures(state):
+    with own_failures(blame):
         Pipeline(passes, watchers=watching, provider=standard_provider).run(state)
-    if state.quantizers:  # the records are half of the model
-        Pipeline((WriteQuantizers(), RemoveDead()), watchers=watching).run(state)
+        if state.quantizers:  # the records are half of the model
+            Pipeline((WriteQuantizers(), RemoveDead()), watchers=watching).run(state)
     declare_outputs(state.model)
     check_file_format(state.model)
+    checks = verifier.checks if verifier is not None else []
+    found = Optimized(state.model, state.records, state.refusals, checks, origins(state.model), state)
     if output is not None:
         write_model(state.model, Path(output))
-    checks = verifier.checks if verifier is not None else []
-    return Optimized(state.model, state.records, state.refusals, checks, origins(state.model), state)
+    if report is not None:
+        atomic_write_text(report, found.as_json())
+    return found
 
 
-@contextmanager
-def own_failures(state: State) -> Iterator[None]:
-    """Whatever a pass raises that is no error of getac becomes one that names the pass and the place."""
-    try:
-        yield
-    except GetacError:
-        raise
-    except Exception as error:  # a pass is anybody's code
-        *_, last = traceback.extract_tb(error.__traceback__)
-        raise PassError(
-            f"the pass {state.running} failed",
-            where=f"{last.filename}, line {last.lineno}, in {last.name}",
-            found=f"{type(error).__name__}: {error}",
-            hint="GETAC_DEBUG=1 shows the traceback",
-        ) from error
+def load_beside(
+    model: str | os.PathLike[str] | onnx.ModelProto | ir.Model,
+    calibration: Source | None,
+    outputs: Sequence[str | os.PathLike[str]],
+) -> ir.Model:
+    """Reads a model; outputs that cannot be written, or are an input or each other, are refused."""
+    check_paths(input_files(model, calibration), outputs)
+    original = load(model)
+    check_paths(origin_of(original).files, outputs)
+    return original
 
 
 @dataclass(frozen=True)
@@ -146,12 +142,14 @@ class Reduced:
     Args:
         model: The smallest part that was found on which the pipeline fails in the same way.
         error: How it fails on the whole model.
+        part_error: How it fails on the part.
         nodes: The number of nodes before and after.
         tries: How many parts were tried.
     """
 
     model: ir.Model
     error: GetacError
+    part_error: GetacError
     nodes: tuple[int, int]
     tries: int
 
@@ -167,55 +165,62 @@ def reduce_failure(
 ) -> Reduced:
     """Writes the smallest sub-model on which a pipeline fails as it does on the model.
 
-    The failure is the same if it is an error of the same kind out of the same pass. Parts have other inputs
-    than the model, so they are run on generated inputs, and calibrated on these.
+    The failure is the same if it comes out of the same pass, at the same line of its file; of errors that
+    getac raises, if it is the same sentence. Parts have other inputs than the model, so they are run on
+    generated inputs, and calibrated on these.
 
     Raises:
         OptionError: The pipeline does not fail.
         GetacError: The model or the output cannot be used.
     """
-    passes, whole = make_passes(pipeline), load(model)
-    check_output(
-        output, [*([model] if isinstance(model, str | os.PathLike) else []), *origin_of(whole).files]
-    )
+    passes, whole = make_passes(pipeline), load_beside(model, calibration, [output])
     found = failure(whole, passes, verify_each, calibration, seed)
     if found is None:
         raise OptionError(
             "there is nothing to reduce: the pipeline does not fail",
             hint="--verify-each also finds passes that change what the model computes",
         )
-    error, kind = found
+    last = found
 
     def fails_alike(part: ir.Model) -> bool:
+        nonlocal last
         data = None if calibration is None else generated_data(part, seed)
         other = failure(part, passes, verify_each, data, seed)
-        return other is not None and other[1] == kind
+        alike = other is not None and other.cause == found.cause
+        last = other if other is not None and alike else last
+        return alike
 
     part, tries = reduce_model(whole, fails_alike)
     write_model(part, Path(output))
-    return Reduced(part, error, (len(whole.graph), len(part.graph)), tries)
+    return Reduced(part, found.error, last.error, (len(whole.graph), len(part.graph)), tries)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a pipeline fails.
+
+    Args:
+        cause: What two failures have in common that are the same: the pass, the kind of the error, and its
+            line or sentence.
+    """
+
+    error: GetacError
+    cause: tuple[str, type, str]
 
 
 def failure(
     model: ir.Model, passes: Sequence[Pass], verify_each: bool, calibration: Source | None, seed: int
-) -> tuple[GetacError, tuple[str, type]] | None:
-    """How a pipeline fails on a model, with the pass and the kind of the error; None if it does not."""
-    blame = Blame()
+) -> Failure | None:
+    """How a pipeline fails on a model; None if it does not."""
+    blame = Blame(passes)
     try:
         optimize(model, passes, calibration=calibration, verify_each=verify_each, watchers=[blame], seed=seed)
     except GetacError as error:
-        return error, (blame.name, type(error.__cause__ or error))
+        cause = error.__cause__
+        foreign = cause is not None and not isinstance(cause, GetacError)
+        place = (error.where if foreign else None) or error.message
+        return Failure(error, (blame.name, type(cause or error), place))
     return None
-
-
-@dataclass
-class Blame(Watcher):
-    """Remembers which pass ran last."""
-
-    name: str = ""
-
-    def before(self, one: Pass, state: State) -> None:
-        self.name = one.name
 
 
 def generated_data(model: ir.Model, seed: int) -> Source:
@@ -223,15 +228,9 @@ def generated_data(model: ir.Model, seed: int) -> Source:
 
 
 def batches_for(model: ir.Model, data: CalibrationData | None, seed: int) -> list[Batch]:
-    """The first batches of the data, or random inputs of sizes at which the model runs."""
-    if data is not None:
-        return list(islice(data, VERIFIED_BATCHES))
-    from getac.onnx_graph.shapes import infer_shapes
-
-    signature = signature_of(model)
-    sizes = infer_shapes(model).symbols
-    fixed = {name: size for name, size in sizes.items() if name not in batch_symbols(signature)}
-    return [generate_inputs(signature, fixed, seed, batch=GENERATED_SAMPLES)]
+    """What is run around each pass, or generated to calibrate a part of a model with."""
+    sizes = infer_shapes(model).symbols if data is None else {}
+    return some_batches(model, data, sizes, seed, VERIFIED)
 
 
 def origins(model: ir.Model) -> dict[str, str]:

@@ -12,6 +12,7 @@ from getac.onnx_graph.provenance import provenance_of
 from getac.pipeline import Effect, Pass, State, Watcher
 from getac.pipelines.executable import executable, masked_executable
 from getac.runtime import open_session, run
+from getac.units.masking import keeper
 from getac.verifying.agreement import (
     BOUNDS,
     Agreement,
@@ -69,7 +70,10 @@ class EachVerified(Watcher):
     def before(self, one: Pass, state: State) -> None:
         removes = effect_of(one) is Effect.REMOVES
         self._reference = masked_executable(state) if removes else executable(state)
-        self._keep = keeper(state) if removes else dict
+        if removes and state.analysis is not None and state.choice is not None:
+            self._keep = keeper(state.model.graph, state.analysis, state.choice)
+        else:
+            self._keep = dict
 
     def after(self, one: Pass, state: State) -> None:
         if not self.batches:
@@ -119,20 +123,6 @@ class EachVerified(Watcher):
             else f"output {worst.output} is NaN or infinite where it was not, or has another shape",
             hint="getac opt --reduce FILE writes the smallest part of the model that still departs",
         )
-
-
-def keeper(state: State) -> Callable[[], KeepMasks]:
-    """Which indices of each value slicing keeps; bound now, since the pass forgets the analysis."""
-    analysis, choice = state.analysis, state.choice
-    if analysis is None or choice is None:
-        return dict
-    values = [value for node in state.model.graph for value in node.outputs]
-
-    def keep() -> KeepMasks:
-        masks = {str(value.name): analysis.keep_masks(value, choice.masks) for value in values}
-        return {name: mask for name, mask in masks.items() if mask is not None}
-
-    return keep
 
 
 def judge(effect: Effect, reference: ir.Model, quantized: bool) -> tuple[Callable[[Agreement], bool], str]:

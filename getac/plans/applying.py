@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from getac.data.calibration import Source
+from getac.keywords import ApplyKeywords, spelled_out
 from getac.lowering import ModelSource, PathLike, lower_with
 from getac.options import Options
-from getac.passes import Progress
 from getac.plans.saved_plan import read_plan
 from getac.report import Report
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of typing since Python 3.11
 
 __all__ = ["apply"]
 
 
+@spelled_out(ApplyKeywords)
 def apply(
     plan: PathLike,
     model: ModelSource,
@@ -21,13 +25,7 @@ def apply(
     *,
     calibration: Source | None = None,
     report: PathLike | None = None,
-    ranges: str = "minmax",
-    target: str = "portable",
-    bench: bool = True,
-    force: bool = False,
-    seed: int = 0,
-    on_step: Callable[[str], None] | None = None,
-    on_sample: Progress | None = None,
+    **options: Unpack[ApplyKeywords],
 ) -> Report:
     """Removes the units that a plan removes, with the bits that it has, and verifies and writes the result.
 
@@ -55,15 +53,5 @@ def apply(
         VerificationError: The result is not what it should be; no model was written.
     """
     saved = read_plan(plan)
-    how = Options(
-        ranges=ranges,
-        target=target,
-        bench=bench,
-        keep=saved.keep,
-        force=force,
-        seed=seed,
-        replayed=saved,
-        on_step=on_step,
-        on_sample=on_sample,
-    )
+    how = Options(keep=saved.keep, replayed=saved, **options)
     return lower_with(model, output, calibration=calibration, report=report, plan=None, how=how)

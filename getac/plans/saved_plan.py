@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from getac.errors import BadInputError
+from getac.json_types import of_type, texts
 from getac.plans.plan import GETAC, MODEL, PLAN_VERSION
 from getac.plans.structure import Operation, Structure, Tensor
 from getac.quantizer import Quantizer
@@ -149,17 +150,6 @@ def plan_of(path: str, content: Mapping[str, Any]) -> SavedPlan:
             for name, why in of_type(dict, content["floats"], "floats").items()
         },
     )
-
-
-def of_type(kind: type[T], value: Any, what: str) -> T:
-    """The value, if its type is exactly this one: JSON's `true` is no number."""
-    if type(value) is not kind:
-        raise TypeError(f"{what} is of type {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-def texts(value: Any, what: str) -> tuple[str, ...]:
-    return tuple(of_type(str, one, what) for one in of_type(list, value, what))
 
 
 def structure_from(content: Mapping[str, Any]) -> Structure:

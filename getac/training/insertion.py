@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from getac.kernels.fake_quantize import Bits
 from getac.training.layers import Layer
 from getac.training.placing import Place, activations_of, quantized_values, weight_name, weights_of
-from getac.training.quantizers import FakeQuantizer, is_stored
+from getac.training.quantizers import FakeQuantizer
 from getac.training.signs import non_negative_values
 from getac.training.state import Insertion
 from getac.training.widths import Widths
@@ -81,9 +81,10 @@ def insert(
         maxima: Name of a quantizer -> the greatest magnitude to cover, of shape () or (size of the axis,);
             those that are missing start at 1.
 
-    The quantizer of a weight that does not learn does not learn either.
+    A quantizer learns where what it rounds learns: that of the data does not, nor that of a frozen weight. To
+    learn the range of the images would take their gradient, a whole convolution that nothing else needs.
     """
-    nodes = {node.name: node for node in module.graph.nodes}
+    nodes, frozen = {node.name: node for node in module.graph.nodes}, frozen_values(module)
     for insertion in insertions:
         x = nodes[insertion.node]
         maximum = (maxima or {}).get(insertion.name)
@@ -91,17 +92,24 @@ def insert(
             shape = () if insertion.axis is None else x.meta["val"].shape[insertion.axis]
             maximum = torch.ones(shape)
         quantizer = FakeQuantizer(maximum.to(x.meta["val"].device), insertion.bits, insertion.exponent)
-        quantizer.requires_grad_(not is_frozen(module, x))
+        quantizer.requires_grad_(x not in frozen)
         module.add_submodule(insertion.name, quantizer)
         insert_call(module.graph, x, [nodes[name] for name in insertion.readers], insertion)
     module.recompile()
 
 
-def is_frozen(module: fx.GraphModule, value: fx.Node) -> bool:
-    """Whether a value is a weight, or computed from weights, none of which learns."""
-    if value.op == "get_attr":
-        return not attrgetter(str(value.target))(module).requires_grad
-    return is_stored(value) and all(is_frozen(module, one) for one in value.all_input_nodes)
+def frozen_values(module: fx.GraphModule) -> set[fx.Node]:
+    """Inputs, stored tensors that do not learn, and what is computed from such alone."""
+    frozen: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        learns = node.op == "get_attr" and is_learning(attrgetter(str(node.target))(module))
+        if not learns and frozen.issuperset(node.all_input_nodes):
+            frozen.add(node)
+    return frozen
+
+
+def is_learning(stored: object) -> bool:
+    return isinstance(stored, Tensor) and stored.requires_grad
 
 
 def insert_call(graph: fx.Graph, x: fx.Node, readers: Sequence[fx.Node], insertion: Insertion) -> None:

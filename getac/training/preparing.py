@@ -49,7 +49,8 @@ def prepare(
 
     Args:
         model: Its mode (training or evaluation) is kept. Parameters that do not learn (requires_grad False)
-            have quantizers that do not learn.
+            have quantizers that do not learn, nor do those of the inputs and of what only these decide:
+            `requires_grad_()` on their d and q_m makes them.
         example_inputs: Positional inputs; the first dimension of each tensor is the batch.
         example_kwargs: Keyword inputs.
         weight_bits: 2 to 16; a pair (least, greatest): the number of bits learns in between, from the

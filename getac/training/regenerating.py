@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -84,15 +84,16 @@ def regenerate(
     return module
 
 
-def sizes_after(analysis: Analysis, masks: Mapping[Axis, Mask], node: fx.Node) -> list[Any] | None:
-    """The sizes that a node's value has after a removal; None where the analysis does not know them."""
+def sizes_after(
+    analysis: Analysis, masks: Mapping[Axis, Mask], value: Hashable, before: Tensor
+) -> list[Any] | None:
+    """The sizes that a value has after a removal; None where the analysis does not know them."""
     assert isinstance(analysis.view, FxView)
-    axes = analysis.axes.get(analysis.view.value_of(node))
-    val = node.meta.get("val")
-    if axes is None or not isinstance(val, Tensor) or val.ndim != len(axes):
+    axes = analysis.axes.get(analysis.view.value_of(value) if isinstance(value, fx.Node) else value)
+    if axes is None or before.ndim != len(axes):
         return None
     sizes: list[Any] = []
-    for axis, size in zip(axes, val.shape, strict=True):
+    for axis, size in zip(axes, before.shape, strict=True):
         if masks.keys().isdisjoint(leaves(axis)):
             sizes.append(size)
         elif isinstance(size, int) and size == axis.size:

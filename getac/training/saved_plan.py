@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils import _pytree
 
 from getac.axes.wishes import Wishes
 from getac.fx_graph.given import check_call
+from getac.json_types import of_type, texts
 from getac.kernels.fake_quantize import Bits
 from getac.training.checkpoint_file import Checkpoint
 from getac.training.state import Insertion, Removal, TrainingState
@@ -22,20 +23,8 @@ from getac.training.trees import decode
 
 __all__ = ["read_frozen", "read_state", "read_targets", "read_training"]
 
-T = TypeVar("T")
 LEAST, GREATEST = 1, 16
 """Numbers of bits; with a sign, there are more than the least."""
-
-
-def of_type(kind: type[T], value: Any, what: str) -> T:
-    """The value, if its type is exactly this one: JSON's `true` is no number."""
-    if type(value) is not kind:
-        raise TypeError(f"{what} is of type {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-def texts(value: Any, what: str) -> tuple[str, ...]:
-    return tuple(of_type(str, one, what) for one in of_type(list, value, what))
 
 
 def read_training(plan: Mapping[str, Any]) -> bool:

@@ -44,6 +44,8 @@ class Bounds:
             Where the result rounds activations to fewer bits, the bound is lower by as much.
         kernels_sqnr: Integer kernels against the same graph computed in floats, dB.
         lowered_sqnr: Lowered against sliced, dB: below it the output is mostly noise.
+        replayed_sqnr: An activation rounded to the lattice that a plan of another checkpoint gives it, dB,
+        replayed_loss: unless a lattice of its own with as many bits does not do better by this many dB.
         quantized_relative: max |a - b| / max |a| that `getac.compare` allows where a model is quantized.
     """
 
@@ -58,6 +60,8 @@ class Bounds:
     original_sqnr: float = 20.0
     kernels_sqnr: float = 20.0
     lowered_sqnr: float = 3.0
+    replayed_sqnr: float = 10.0
+    replayed_loss: float = 6.0
     quantized_relative: float = 0.1
 
 

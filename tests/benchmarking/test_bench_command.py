@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -14,42 +15,18 @@ import pytest
 import getac
 from getac.benchmarking.bench_tables import bench_tables
 from getac.benchmarking.footprint import Footprint, footprint
-from getac.cli import main
 from getac.errors import BadInputError, CalibrationError, GetacError, OptionError
 from getac.runtime import median_times
-from tools.zoo.registry import ZOO
 
 QUICK = {"rounds": 2, "budget_s": 0.0, "threads": 1}
 MLP = """(float[N, {width}] x) => (float[N, 4] y) {{ y = MatMul(x, w) }}"""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A float model and what `lower` makes of it, with its data."""
-    folder = tmp_path_factory.mktemp("bench")
-    onnx.save(ZOO["mlp_gemm_transposed"](), folder / "float.onnx")
-    x = np.random.default_rng(0).normal(size=(16, 64)).astype(np.float32)
-    np.savez(folder / "data.npz", features=x)
-    getac.lower(folder / "float.onnx", folder / "int8.onnx", calibration=folder / "data.npz", bench=False)
-    return folder
-
-
 @pytest.fixture
-def command(monkeypatch, capsys, folder):
-    """Runs `getac bench` in the folder; gives the exit code, the output and the errors."""
-
-    def call(*arguments):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["getac", "bench", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def command(command_line, monkeypatch, mlp):
+    """Runs `getac bench` in the folder."""
+    monkeypatch.chdir(mlp)
+    return partial(command_line, "bench")
 
 
 def saved(build, path, width):
@@ -64,13 +41,13 @@ def no_child(monkeypatch):
     monkeypatch.setattr("getac.benchmarking.benching.footprint", lambda *_: Footprint(1.0, None, None))
 
 
-def test_all_figures(folder):
-    found = getac.bench([folder / "float.onnx", folder / "int8.onnx"], **QUICK)
+def test_all_figures(mlp):
+    found = getac.bench([mlp / "float.onnx", mlp / "int8.onnx"], **QUICK)
     before, after = found.models
     linux = sys.platform == "linux"
     assert [one.peak_bytes is not None for one in found.models] == [linux] * 2
     assert all(one.cpu_ms > 0 and one.wall_ms > 0 and one.load_ms > 0 for one in found.models)
-    assert before.file_bytes == (folder / "float.onnx").stat().st_size
+    assert before.file_bytes == (mlp / "float.onnx").stat().st_size
     assert before.layers == {"integer": 0, "weight-only": 0, "float": 3} and before.integer_share == 0
     assert after.layers == {"integer": 3, "weight-only": 0, "float": 0} and after.integer_share == 1
     assert before.operators["Gemm"] + before.operators.get("FusedGemm", 0) == 3 == after.operators["QGemm"]
@@ -80,16 +57,16 @@ def test_all_figures(folder):
     assert after.ratios["cpu_ms"] == pytest.approx(before.cpu_ms / after.cpu_ms)
 
 
-def test_one_path_and_what_json_holds(folder, no_child):
-    found = getac.bench(folder / "int8.onnx", folder / "data.npz", batch=5, **QUICK)
+def test_one_path_and_what_json_holds(mlp, no_child):
+    found = getac.bench(mlp / "int8.onnx", mlp / "data.npz", batch=5, **QUICK)
     content = json.loads(found.as_json())
     [model] = content["models"]
     assert model["inputs"] == {"features": [5, 64]} and model["integer_share"] == 1.0
     assert content["generated"] is False and content["threads"] == 1 and "onnxruntime" in content["versions"]
 
 
-def test_external_data_counts(folder, tmp_path, no_child):
-    ir.save(ir.load(folder / "float.onnx"), tmp_path / "m.onnx", external_data="m.data")
+def test_external_data_counts(mlp, tmp_path, no_child):
+    ir.save(ir.load(mlp / "float.onnx"), tmp_path / "m.onnx", external_data="m.data")
     [model] = getac.bench(tmp_path / "m.onnx", **QUICK).models
     assert model.file_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     assert (tmp_path / "m.data").stat().st_size > 0
@@ -107,20 +84,20 @@ def test_memory_is_that_of_the_model_alone(build, tmp_path):
     assert small.load_ms > 0 and 20e6 < small.baseline_bytes < 200e6
 
 
-def test_a_child_that_fails_is_told(folder):
+def test_a_child_that_fails_is_told(mlp):
     with pytest.raises(GetacError, match="memory failed") as error:
-        footprint(folder / "float.onnx", {"wrong": np.ones((1, 64), np.float32)}, {})
+        footprint(mlp / "float.onnx", {"wrong": np.ones((1, 64), np.float32)}, {})
     assert "exit code 1" in str(error.value) and "float.onnx" in str(error.value)
 
 
-def test_session_options_reach_onnxruntime(folder, no_child):
+def test_session_options_reach_onnxruntime(mlp, no_child):
     options = {"session.disable_prepacking": "1", "optimization.disable_specified_optimizers": ""}
-    found = getac.bench(folder / "float.onnx", session_options=options, **QUICK)
+    found = getac.bench(mlp / "float.onnx", session_options=options, **QUICK)
     assert found.session_options == options
     with pytest.raises(OptionError, match="session option"):
-        getac.bench(folder / "float.onnx", session_options={"k" * 5000: "v"}, **QUICK)
+        getac.bench(mlp / "float.onnx", session_options={"k" * 5000: "v"}, **QUICK)
     with pytest.raises(OptionError, match="texts"):
-        getac.bench(folder / "float.onnx", session_options={"a": 1}, **QUICK)
+        getac.bench(mlp / "float.onnx", session_options={"a": 1}, **QUICK)
 
 
 def test_tasks_take_turns():
@@ -173,9 +150,9 @@ def test_a_fixed_batch_stays(build, tmp_path, no_child):
     ],
     ids=str,
 )
-def test_options_outside_their_domain(folder, options):
+def test_options_outside_their_domain(mlp, options):
     with pytest.raises(OptionError):
-        getac.bench(folder / "float.onnx", **{**QUICK, **options})
+        getac.bench(mlp / "float.onnx", **{**QUICK, **options})
 
 
 @pytest.mark.parametrize("models", [[], [3], onnx.ModelProto()], ids=["none", "a number", "in memory"])
@@ -197,19 +174,19 @@ def test_the_table(command, no_child):
     )
 
 
-def test_json_and_report(command, folder, no_child):
+def test_json_and_report(command, mlp, no_child):
     arguments = ("--rounds", 1, "--budget", 0, "--threads", 1, "--session-option", "session.a=b=c")
     code, out, _ = command("int8.onnx", *arguments, "--json", "--report", "report.json")
     content = json.loads(out)
-    assert code == 0 and content == json.loads((folder / "report.json").read_text())
+    assert code == 0 and content == json.loads((mlp / "report.json").read_text())
     assert content["session_options"] == {"session.a": "b=c"}
 
 
-def test_two_files_of_one_name(folder, tmp_path, no_child):
-    (tmp_path / "float.onnx").write_bytes((folder / "float.onnx").read_bytes())
-    found = getac.bench([folder / "float.onnx", tmp_path / "float.onnx"], **QUICK)
+def test_two_files_of_one_name(mlp, tmp_path, no_child):
+    (tmp_path / "float.onnx").write_bytes((mlp / "float.onnx").read_bytes())
+    found = getac.bench([mlp / "float.onnx", tmp_path / "float.onnx"], **QUICK)
     assert [column.header for column in bench_tables(found).renderables[0].columns[1:]] == [
-        str(folder / "float.onnx"),
+        str(mlp / "float.onnx"),
         str(tmp_path / "float.onnx"),
     ]
 
@@ -236,8 +213,8 @@ def custom_operator(path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_bad_input_is_one_paragraph(command, folder, arguments, words):
-    custom_operator(folder / "custom.onnx")
+def test_bad_input_is_one_paragraph(command, mlp, arguments, words):
+    custom_operator(mlp / "custom.onnx")
     code, out, err = command(*arguments, "--rounds", 1, "--budget", 0)
     assert code == 2 and out == "" and err.startswith("getac: ") and "Traceback" not in err
     assert all(word in err for word in words), err

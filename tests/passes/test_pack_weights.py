@@ -9,7 +9,7 @@ import pytest
 
 from getac.errors import OptionError
 from getac.executed import executed_kernels
-from getac.onnx_graph.packing import COMPUTED_AS, Target, in_four_bits, packings
+from getac.onnx_graph.packing.ways import COMPUTED_AS, Target, in_four_bits, packings
 from getac.onnx_graph.read import read_proto
 from getac.passes import FoldQuantizers, PackWeights, RemoveDead
 from getac.pipeline import Pipeline, State

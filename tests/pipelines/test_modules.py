@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import operator
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 
@@ -17,6 +15,7 @@ from getac.passes import ChooseUnits, Fact, InferAxes, Pipeline, SliceUnits, Sta
 from getac.pipeline import Snapshot  # noqa: E402
 from getac.pipelines.providers import standard_provider  # noqa: E402
 from getac.pipelines.registry import built_in_passes, make_passes  # noqa: E402
+from tests.pipelines.own import Own  # noqa: E402
 
 nn = torch.nn
 
@@ -42,20 +41,6 @@ def state(captured):
 
 
 X = torch.linspace(-1, 1, 3 * 3 * 36).reshape(3, 3, 6, 6)
-
-
-@dataclass(frozen=True)
-class Own:
-    """Does what a test wants."""
-
-    action: object
-    name: ClassVar[str] = "own"
-    needs: ClassVar[frozenset[Fact]] = frozenset()
-    gives: ClassVar[frozenset[Fact]] = frozenset()
-    keeps: ClassVar[frozenset[Fact]] = frozenset()
-
-    def run(self, state):
-        self.action(state)
 
 
 def run(state, *passes):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -14,8 +12,9 @@ import pytest
 import getac
 from getac.errors import BadInputError, GetacError, OptionError, PassError, VerificationError
 from getac.onnx_graph.edit import array_of, replace_tensor
-from getac.passes import Fact, FoldBatchNorm, Refusal
+from getac.passes import FoldBatchNorm, Refusal
 from getac.pipelines.optimizing import optimize
+from tests.pipelines.own import Own
 from tools.onnx_text import model_of
 from tools.zoo.registry import ZOO
 
@@ -26,20 +25,6 @@ F32 = np.float32
 @pytest.fixture
 def model():
     return model_of(BODY, {"x": [2, 3, 6, 6]}, {"w": (16, 3, 3, 3), "v": (4, 16, 1, 1)})
-
-
-@dataclass(frozen=True)
-class Own:
-    """Does what a test wants."""
-
-    action: object
-    name: ClassVar[str] = "own"
-    needs: ClassVar[frozenset[Fact]] = frozenset()
-    gives: ClassVar[frozenset[Fact]] = frozenset()
-    keeps: ClassVar[frozenset[Fact]] = frozenset()
-
-    def run(self, state):
-        self.action(state)
 
 
 def raises(error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -12,7 +12,6 @@ import pytest
 from onnx import numpy_helper
 
 import getac
-from getac.cli import main
 from getac.errors import BadInputError, CalibrationError
 from getac.onnx_graph.read import load
 from getac.plans.saved_plan import read_plan
@@ -220,6 +219,11 @@ def test_options_are_those_of_lower():
 # What is refused
 
 
+def test_what_the_plan_says_is_no_option(plan):
+    with pytest.raises(TypeError, match=r"^apply\(\) got an unexpected keyword argument 'sparsity'$"):
+        apply(plan, checkpoint(), sparsity=0.5)
+
+
 def test_another_structure_is_explained(plan):
     with pytest.raises(BadInputError, match="another structure") as error:
         apply(plan, checkpoint(conv1=(32, 3, 3, 3), conv2=(16, 32, 1, 1)))
@@ -342,21 +346,10 @@ def test_a_plan_that_is_not_there(tmp_path):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
+def command(command_line, monkeypatch, tmp_path):
     onnx.save(checkpoint(1), tmp_path / "m.onnx")
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["getac", "apply", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    return partial(command_line, "apply")
 
 
 def test_the_command(command, plan, tmp_path):

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-import torch
 
 import getac
 from getac.errors import UnsupportedModelError
@@ -27,7 +26,6 @@ __all__ = ["by_form", "check_lowered", "check_pruned", "steps_apart"]
 
 def by_form(produce: Callable[[], Iterator[Produced]]) -> Mapping[tuple[str, str], Produced]:
     """All models of a producer, each made once."""
-    torch.set_num_threads(1)
     with warnings.catch_warnings():  # what tools say of themselves
         warnings.simplefilter("ignore")
         return {(one.form, one.network): one for one in produce()}

@@ -78,7 +78,7 @@ def test_parameter_groups_keep_their_settings() -> None:
     assert [group["lr"] for group in base.param_groups] == [0.1, 0.5, 0.01, 0.001]
     ranges, steps = quantizer_parameters(module)
     assert set(base.param_groups[2]["params"]) == {one for one in ranges if one.requires_grad}
-    assert set(base.param_groups[3]["params"]) == set(steps)
+    assert set(base.param_groups[3]["params"]) == {one for one in steps if one.requires_grad}
 
 
 def test_named_parameters_are_taken() -> None:

@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-import torch
 
 from getac.qasso.schedule import Schedule
 from tools import bench_digits
@@ -27,15 +26,10 @@ QUICKLY = ["--quick", "--network", "vit", "--seed", "3"]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(tmp_path_factory: pytest.TempPathFactory, torch_threads: None) -> Path:
     """What a quick run of two of the methods leaves."""
     path = tmp_path_factory.mktemp("digits") / "digits.json"
-    threads = torch.get_num_threads()
-    try:
-        given = [*QUICKLY, "--method", "dense", "joint", "--json", str(path)]
-        assert bench_digits.main(given) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert bench_digits.main([*QUICKLY, "--method", "dense", "joint", "--json", str(path)]) == 0
     return path
 
 
@@ -55,9 +49,7 @@ def test_dense_is_the_measure_of_all(file: Path) -> None:
 def test_a_sweep_goes_on_where_it_was(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read(file)
     given = [*QUICKLY, "--method", "dense", "joint", "--json", str(file)]
-    threads = torch.get_num_threads()
     assert bench_digits.main(given) == 0
-    torch.set_num_threads(threads)
     assert read(file) == before
     said = capsys.readouterr()
     assert "nothing left to train" in said.err and "vit joint" in said.out

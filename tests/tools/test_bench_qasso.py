@@ -9,19 +9,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch
 
 from tools.bench_qasso import main
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def content(tmp_path_factory: pytest.TempPathFactory, torch_threads: None) -> Any:
     path = tmp_path_factory.mktemp("bench") / "figures.json"
-    threads = torch.get_num_threads()
-    try:
-        assert main(["--quick", "--json", str(path)]) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert main(["--quick", "--json", str(path)]) == 0
     return json.loads(path.read_text())
 
 

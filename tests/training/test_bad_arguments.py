@@ -83,7 +83,8 @@ def test_a_frozen_weight_has_a_frozen_quantizer(tmp_path: Path) -> None:
     model[0].weight.requires_grad_(False)
     module = getac.prepare(model, (X,), calibration=[X], learn_exponents=True)
     frozen = {name for name, one in module.named_parameters() if not one.requires_grad}
-    assert frozen == {"0.weight", *(f"0.weight_quantizer.{one}" for one in ("d", "q_m", "t"))}
+    of_data = {f"input_1_quantizer.{one}" for one in ("d", "q_m")}
+    assert frozen == {"0.weight", *(f"0.weight_quantizer.{one}" for one in ("d", "q_m", "t")), *of_data}
     module(torch.randn(5, 4)).sum().backward()
     assert {name for name, one in module.named_parameters() if one.grad is None} == frozen
     getac.save(module, tmp_path / "a")

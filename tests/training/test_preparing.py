@@ -19,6 +19,7 @@ from getac.training.quantizers import find_quantizers
 from getac.training.state import state_of
 
 IMAGES = torch.randn(4, 3, 8, 8)
+INPUT = "x_quantizer"
 
 
 class Net(nn.Module):
@@ -113,7 +114,31 @@ def test_quantizers_learn() -> None:
     assert last < 0.75 * first
     for name, parameter in module.named_parameters():
         kept = name.endswith((".t", ".d"))  # with a fixed number of bits the step follows the range
-        assert torch.equal(before[name], parameter) == kept, name
+        assert torch.equal(before[name], parameter) == (kept or name.startswith(INPUT)), name
+
+
+def test_the_range_of_the_data_does_not_learn() -> None:
+    """Its gradient would take that of the images, which nothing else needs; who asks for it gets it."""
+    module = prepared()
+    of_data = {name: one for name, one in module.named_parameters() if name.startswith(INPUT)}
+    assert set(of_data) == {f"{INPUT}.d", f"{INPUT}.q_m"}
+    assert not any(one.requires_grad for one in of_data.values())
+    module(IMAGES).sum().backward()
+    assert all(one.grad is None for one in of_data.values())
+    for one in of_data.values():
+        one.requires_grad_()
+    module(IMAGES).square().sum().backward()
+    assert of_data[f"{INPUT}.q_m"].grad is not None
+
+
+def test_quantizers_learn_where_what_they_round_learns() -> None:
+    """Of a frozen trunk none does, neither of its weights nor of its activations; those behind it do."""
+    trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).requires_grad_(False)
+    x = torch.rand(2, 4)
+    model = nn.Sequential(trunk, nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    module = getac.prepare(model, x, calibration=[x])
+    learning = {one.x.name for one in find_quantizers(module) if one.q_m.requires_grad}
+    assert learning == {"_1_weight", "relu_2", "_3_weight"}
 
 
 def test_exponents_of_weights_learn_on_request() -> None:

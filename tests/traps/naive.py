@@ -15,6 +15,22 @@ from getac.executed import executed_kernels
 
 lower = partial(getac.lower, bench=False)
 F32 = np.float32
+GEMM = """(float[N,16] x) => (float[N,8] y) {
+    q = QuantizeLinear(x, s, z)
+    d = DequantizeLinear(q, s, z)
+    wd = DequantizeLinear<axis=0>(w, ws, wz)
+    bd = DequantizeLinear<axis=0>(b, bs, bz)
+    y = Gemm<transB=1>(d, wd, bd)
+}"""
+RELU = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
+    q = QuantizeLinear(x, s, z)
+    d = DequantizeLinear(q, s, z)
+    wd = DequantizeLinear<axis=0>(w, ws, wz)
+    a = Conv<kernel_shape=[1,1]>(d, wd)
+    r = Relu(a)
+    rq = QuantizeLinear(r, t, zr)
+    y = DequantizeLinear(rq, t, zr)
+}"""
 
 
 def run(model, feeds, optimize=True):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.traps.naive import (
     F32,
+    GEMM,
     assert_same_as_written,
     assert_wrong,
     both,
@@ -19,14 +20,6 @@ from tests.traps.naive import (
     run,
     tensor,
 )
-
-GEMM = """(float[N,16] x) => (float[N,8] y) {
-    q = QuantizeLinear(x, s, z)
-    d = DequantizeLinear(q, s, z)
-    wd = DequantizeLinear<axis=0>(w, ws, wz)
-    bd = DequantizeLinear<axis=0>(b, bs, bz)
-    y = Gemm<transB=1>(d, wd, bd)
-}"""
 
 
 def gemm(build, bias_scale):

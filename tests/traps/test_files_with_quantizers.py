@@ -9,6 +9,7 @@ import pytest
 
 from tests.traps.naive import (
     F32,
+    RELU,
     both,
     lower,
     lowered,
@@ -16,16 +17,6 @@ from tests.traps.naive import (
     relative,
     run,
 )
-
-RELU = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
-    q = QuantizeLinear(x, s, z)
-    d = DequantizeLinear(q, s, z)
-    wd = DequantizeLinear<axis=0>(w, ws, wz)
-    a = Conv<kernel_shape=[1,1]>(d, wd)
-    r = Relu(a)
-    rq = QuantizeLinear(r, t, zr)
-    y = DequantizeLinear(rq, t, zr)
-}"""
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

@@ -8,6 +8,8 @@ import pytest
 
 from tests.traps.naive import (
     F32,
+    GEMM,
+    RELU,
     assert_not_fused,
     assert_same_as_written,
     assert_same_function,
@@ -20,13 +22,6 @@ from tests.traps.naive import (
     tensor,
 )
 
-GEMM = """(float[N,16] x) => (float[N,8] y) {
-    q = QuantizeLinear(x, s, z)
-    d = DequantizeLinear(q, s, z)
-    wd = DequantizeLinear<axis=0>(w, ws, wz)
-    bd = DequantizeLinear<axis=0>(b, bs, bz)
-    y = Gemm<transB=1>(d, wd, bd)
-}"""
 PAIR = {"s": F32(0.02), "z": np.uint8(128)}
 FOUR = {"w": integers(4, 4, 1, 1), "ws": np.full(4, 0.01, F32), "wz": np.zeros(4, np.int8)}
 
@@ -54,17 +49,6 @@ def test_ours_writes_every_zero_point_but_that_of_the_bias(build, tmp_path):
     assert len(bias.input) == 2
     assert len(pairs) == 3 and all(len(node.input) == 3 and all(node.input) for node in pairs)
     assert "QGemm" in kernels(found)
-
-
-RELU = """(float[N,4,8,8] x) => (float[N,4,8,8] y) {
-    q = QuantizeLinear(x, s, z)
-    d = DequantizeLinear(q, s, z)
-    wd = DequantizeLinear<axis=0>(w, ws, wz)
-    a = Conv<kernel_shape=[1,1]>(d, wd)
-    r = Relu(a)
-    rq = QuantizeLinear(r, t, zr)
-    y = DequantizeLinear(rq, t, zr)
-}"""
 
 
 def clipped_convolution(build, text, zero_point):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from getac.verifying.verification import Models, verify
+from tests.traps.naive import GEMM
 
 F32 = np.float32
 NET = """(float[N,4] x) => (float[N,4] y) {
@@ -148,13 +149,7 @@ def test_onnxruntimes_own_fusions_are_checked(build):
     """A bias with a wrong scale: the graph is right as written, and wrong as onnxruntime runs it."""
     rng = np.random.default_rng(0)
     model = build(
-        """(float[N,16] x) => (float[N,8] y) {
-            q = QuantizeLinear(x, s, z)
-            d = DequantizeLinear(q, s, z)
-            wd = DequantizeLinear<axis=0>(w, ws, wz)
-            bd = DequantizeLinear<axis=0>(b, bs, bz)
-            y = Gemm<transB=1>(d, wd, bd)
-        }""",
+        GEMM,
         s=F32(0.02),
         z=np.uint8(128),
         w=rng.integers(-127, 128, (8, 16), np.int8),

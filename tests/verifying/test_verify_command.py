@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -12,12 +12,10 @@ import pytest
 from onnx import numpy_helper
 
 import getac
-from getac.cli import main
 from getac.errors import BadInputError, CalibrationError, OptionError
 from getac.verifying import paired_runs
 from getac.verifying.comparing import NOT_FUSED, bound_for
 from getac.verifying.matching import common_pairs, in_groups, output_pairs, rounded_from, step_of
-from tools.zoo.registry import ZOO
 
 CHAIN = "(float[N, 4] x) => (float[N, 4] y) { a = Mul(x, p)  b = Relu(a)  c = Add(b, q)  y = Mul(c, r) }"
 ONES = {name: np.ones(4, np.float32) for name in "pqr"}
@@ -32,36 +30,20 @@ QUANTIZER = {"s": np.float32(0.5), "z": np.uint8(0), "p": np.ones(4, np.float32)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(mlp):
     """A float model, what `lower` makes of it, the same with a broken layer, and their data."""
-    folder = tmp_path_factory.mktemp("verify")
-    onnx.save(ZOO["mlp_gemm_transposed"](), folder / "float.onnx")
-    x = np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32)
-    np.savez(folder / "data.npz", features=x)
-    getac.lower(folder / "float.onnx", folder / "int8.onnx", calibration=folder / "data.npz", bench=False)
-    model = onnx.load(folder / "int8.onnx")
+    model = onnx.load(mlp / "int8.onnx")
     [weight] = [t for t in model.graph.initializer if t.name == "gemm_2.weight.int"]
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
-    onnx.save(model, folder / "broken.onnx")
-    return folder
+    onnx.save(model, mlp / "broken.onnx")
+    return mlp
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, folder):
-    """Runs `getac verify` in the folder; gives the exit code, the output and the errors."""
-
-    def call(*arguments):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["getac", "verify", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def command(command_line, monkeypatch, folder):
+    """Runs `getac verify` in the folder."""
+    monkeypatch.chdir(folder)
+    return partial(command_line, "verify")
 
 
 def quantized(build):

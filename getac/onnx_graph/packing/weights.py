@@ -6,9 +6,9 @@ import onnx_ir as ir
 
 from getac.errors import OptionError
 from getac.onnx_graph.edit import is_stored
-from getac.onnx_graph.packed import Packer, numbers_of
-from getac.onnx_graph.packing import COMPUTED_AS, Target, in_four_bits, packings
-from getac.onnx_graph.raising import raise_opset, why_not_raise
+from getac.onnx_graph.packing.packer import Packer, numbers_of
+from getac.onnx_graph.packing.raising import raise_opset, why_not_raise
+from getac.onnx_graph.packing.ways import COMPUTED_AS, Target, in_four_bits, packings
 
 __all__ = ["pack_weights", "target_of"]
 

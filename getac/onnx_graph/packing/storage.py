@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from getac.kernels.packing import digits_per_byte
 from getac.onnx_graph.edit import array_of, is_stored
-from getac.onnx_graph.packing import digits_name
+from getac.onnx_graph.packing.ways import digits_name
 
 __all__ = ["storage_of"]
 

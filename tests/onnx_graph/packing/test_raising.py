@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import defs
 
-from getac.onnx_graph.raising import includes, raise_opset, why_not_raise
+from getac.onnx_graph.packing.raising import includes, raise_opset, why_not_raise
 
 POOL = "(float[1,1,5,5] x) => (float[N,C,H,W] y) {{ y = {}<kernel_shape=[2,2], strides=[2,2]{}>(x) }}"
 

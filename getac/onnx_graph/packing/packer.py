@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from getac.kernels.packing import digits_per_byte, lookup_table, pack_digits
 from getac.onnx_graph.edit import Array, array_of, taken_names, unique_name
-from getac.onnx_graph.packing import COMPUTED_AS, Packing, Part
+from getac.onnx_graph.packing.ways import COMPUTED_AS, Packing, Part
 
 __all__ = ["Packer", "numbers_of"]
 

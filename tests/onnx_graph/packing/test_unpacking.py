@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from getac.onnx_graph.packing import Packing, Part
-from getac.onnx_graph.storage import storage_of
-from getac.onnx_graph.unpacking import computed_integers, unpack_weights
+from getac.onnx_graph.packing.storage import storage_of
+from getac.onnx_graph.packing.unpacking import computed_integers, unpack_weights
+from getac.onnx_graph.packing.ways import Packing, Part
 from getac.passes import FoldQuantizers, RemoveDead
 from getac.pipeline import Pipeline, State
 from getac.runtime import open_session, run
