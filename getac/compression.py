@@ -13,12 +13,14 @@ from getac.data.calibration import CalibrationData
 from getac.measure import layer_bits, parameter_bits
 from getac.notes import run_notes
 from getac.onnx_graph.declared import declare_outputs
+from getac.onnx_graph.edit import is_stored
 from getac.onnx_graph.support import check_declared_outputs
 from getac.options import Options
 from getac.passes import State, analysis_passes, pruning_passes
 from getac.placement.placement import place
 from getac.plans.plan import Plan, make_plan
 from getac.plans.structure import structure_of
+from getac.quantizer import Quantizer
 from getac.units.choice import Choice
 from getac.units.masking import keeper, masked_copy
 from getac.verifying.verification import Models
@@ -39,7 +41,7 @@ class Compressed:
         parameter_bits: Bits of all stored tensors, by their quantizers.
         sizes: A size for every symbolic dimension: settled by data, or one that works.
         integer: Whether activations are quantized.
-        replayed: Activation -> its lattice, where that is the one of a plan, of which the model is not.
+        replayed: Activation -> its lattice, where that is the one that a plan has for another checkpoint.
         notes: What a reader of the report should know.
     """
 
@@ -93,6 +95,8 @@ def compress(
     if integer:
         how.run(state, *how.strategy_passes())
     how.run(state, *how.quantizing_passes(integer))
+    lattices = {v: q for v, q in state.quantizers.items() if v not in own and not is_stored(v)}
+    replayed = {str(v.name): q for v, q in lattices.items() if how.replayed is not None and data is None}
     placement = (
         place(state.model.graph, state.quantizers, data is not None, state.floats) if integer else None
     )
@@ -113,17 +117,7 @@ def compress(
     declare_outputs(state.model)
 
     models = Models(original, folded, reference, sliced, state.model, quantized, keep)
-    replayed = replayed_lattices(quantizers, how.replayed) if data is None else {}
     return Compressed(models, state, choice, plan, bits, total_bits, sizes, integer, replayed, notes)
-
-
-def replayed_lattices(
-    quantizers: Mapping[ir.Value, Quantizer], plan: SavedPlan | None
-) -> dict[str, Quantizer]:
-    """Those that activations of the model before lowering have out of a plan."""
-    named = {str(value.name): one for value, one in quantizers.items() if not is_stored(value)}
-    planned = plan.quantizers if plan is not None else {}
-    return {name: one for name, one in named.items() if name in planned and planned[name].quantizer == one}
 
 
 def analysed(original: ir.Model, data: CalibrationData | None, how: Options) -> State:

@@ -26,6 +26,7 @@ from getac.onnx_graph.shapes import UnfittingSizesError
 from getac.onnx_graph.support import check_supported
 from getac.onnx_graph.write import atomic_write_text, check_output, same_file, write_model
 from getac.options import Options
+from getac.plans.fitting import fits_of, with_misfits
 from getac.report import Report
 from getac.verifying.agreement import Batch, check_file_format
 from getac.verifying.verification import Verification, verify
@@ -121,6 +122,8 @@ def lower_with(
     check_file_format(result.models.lowered)
     batches = verification_inputs(result, data, how)
     verification = verify(result.models, batches, generated=data is None)
+    fits = list(fits_of(result.models.sliced, result.replayed, batches))
+    verification = with_misfits(verification, fits)
     accepted = verification.passed or how.force
 
     how.step("measure")
@@ -135,7 +138,7 @@ def lower_with(
     if plan is not None and accepted:
         atomic_write_text(plan, result.plan.as_json())
     if not accepted:
-        raise not_verified(verification)
+        raise not_verified(verification, any(one.fails for one in fits))
     return found
 
 
@@ -215,10 +218,12 @@ def measured_ratio(result: Compressed, batch: Batch) -> float:
     return latency.after_ms / latency.before_ms
 
 
-def not_verified(verification: Verification) -> VerificationError:
+def not_verified(verification: Verification, misfits: bool) -> VerificationError:
     return VerificationError(
         "the result does not compute what the model computes; nothing was written",
         where=f"the first value that departs: {verification.departure}",
         found="; ".join(verification.failures),
-        hint="--force writes it all the same; --report FILE has all the numbers",
+        hint="--calibration measures the ranges of this model; --force writes it all the same"
+        if misfits
+        else "--force writes it all the same; --report FILE has all the numbers",
     )

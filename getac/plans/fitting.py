@@ -57,13 +57,14 @@ class Fit:
 
 def fits_of(model: ir.Model, lattices: Mapping[str, Quantizer], batches: Sequence[Batch]) -> Iterator[Fit]:
     """How each activation of a float model fits its lattice."""
-    if not lattices:
+    computed = {value.name for node in model.graph for value in node.outputs}
+    names = [name for name in lattices if name in computed or name in batches[0]]
+    if not names:
         return
-    session = open_session(model, outputs=list(lattices), optimize=False)
+    session = open_session(model, outputs=[name for name in names if name in computed], optimize=False)
     runs = [{**batch, **run(session, batch)} for batch in batches]
-    for name, lattice in lattices.items():
-        arrays = [np.asarray(one[name], np.float32) for one in runs]
-        yield fit_of(name, lattice, arrays)
+    for name in names:
+        yield fit_of(name, lattices[name], [np.asarray(one[name], np.float32) for one in runs])
 
 
 def fit_of(name: str, lattice: Quantizer, arrays: Sequence[Floats]) -> Fit:
