@@ -8,17 +8,19 @@ whether the graph changed, and drops every fact that a change made stale.
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import onnx_ir as ir
 
 from getac.axes.wishes import NO_WISHES, Wishes
-from getac.errors import PassError
-from getac.onnx_graph.provenance import Form, forms_of, note_changes, same_form
+from getac.errors import OptionError, PassError
+from getac.onnx_graph.provenance import note_changes
+from getac.onnx_graph.read_only import seal
+from getac.pipelines.results import check_program, checked_result
+from getac.pipelines.snapshot import GraphSnapshot, snapshot
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -31,7 +33,18 @@ if TYPE_CHECKING:
     from getac.units.choice import Choice
     from getac.verifying.agreement import Batch
 
-__all__ = ["Announcer", "Effect", "Fact", "Pass", "PassRecord", "Pipeline", "Refusal", "State", "Watcher"]
+__all__ = [
+    "Announcer",
+    "Effect",
+    "Fact",
+    "Pass",
+    "PassRecord",
+    "Pipeline",
+    "Refusal",
+    "State",
+    "Watcher",
+    "effect_of",
+]
 
 
 class Fact(Enum):
@@ -51,6 +64,9 @@ class Fact(Enum):
 MODULE_FACTS = frozenset({Fact.QUANTIZERS_FOLDED, Fact.SHAPES})
 """What is true of a captured torch.fx module as it stands, whatever a pass does to it."""
 
+DERIVED: Mapping[Fact, frozenset[Fact]] = {Fact.AXES: frozenset({Fact.CHOSEN})}
+"""Fact -> what is said in its terms, and no longer true once a pass has established it anew."""
+
 
 class Effect(Enum):
     """What a pass may do to the function that a model computes, the records of quantizers included."""
@@ -59,6 +75,7 @@ class Effect(Enum):
     KERNELS = "the same quantizers, computed by other kernels"
     ROUNDS = "numbers are rounded that were not before"
     REMOVES = "the same as with the chosen units masked"
+    INTERFACE = "other inputs or outputs, which cannot be compared"
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,7 @@ class State:
         refusals: Pass name -> what it left alone.
         records: What ran.
         running: The name of the pass that runs.
+        lost: Fact that held -> the pass after which it did not.
     """
 
     program: ir.Model | GraphModule
@@ -113,6 +131,7 @@ class State:
     refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     records: list[PassRecord] = field(default_factory=list)
     running: str = ""
+    lost: dict[Fact, str] = field(default_factory=dict)
 
     @classmethod
     def of_module(cls, module: GraphModule) -> State:
@@ -167,6 +186,19 @@ class Pass(Protocol):
     def run(self, state: State) -> None: ...
 
 
+def effect_of(one: Pass) -> Effect:
+    """What a pass says of itself; one that says nothing keeps the function.
+
+    Raises:
+        PassError: What it says is no `Effect`.
+    """
+    effect = getattr(one, "effect", Effect.NONE)
+    if not isinstance(effect, Effect):
+        required = ", ".join(f"Effect.{each.name}" for each in Effect)
+        raise PassError(f"the pass {one.name} has an unknown effect", required=required, found=repr(effect))
+    return effect
+
+
 @dataclass(frozen=True)
 class PassRecord:
     """What the runner saw of one pass: wall time in seconds, and whether the graph changed.
@@ -201,6 +233,12 @@ class Announcer(Watcher):
         self.say(one.name)
 
 
+def why_lost(state: State, missing: frozenset[Fact]) -> list[str]:
+    """What to do about facts that held before."""
+    lost = ((fact, state.lost[fact]) for fact in Fact if fact in missing and fact in state.lost)
+    return [f"it held until {name}: give it again behind that ({fact.value})" for fact, name in lost]
+
+
 Check = Callable[[State], str | None]
 """A predicate of a stage's language: None, or what is wrong."""
 
@@ -232,10 +270,12 @@ class Pipeline:
         """Runs the passes on the state, in place.
 
         Raises:
-            PassError: A pass ran where what it needs does not hold, or broke what it promised.
+            PassError: A pass ran where what it needs does not hold, broke what it promised, or left other
+                inputs or outputs, or no model.
             VerificationError: With `verify`: a pass changed what the model computes.
             GetacError: A pass refuses the model as a whole.
         """
+        check_program(state.program)
         if self.verify is not None:
             return self._verified(self.verify).run(state)
         for one in self.passes:
@@ -246,6 +286,12 @@ class Pipeline:
     def _verified(self, batches: Sequence[Batch]) -> Pipeline:
         from getac.pipelines.verifying import EachVerified  # it watches pipelines
 
+        if not batches or isinstance(batches, Mapping):
+            raise OptionError(
+                "there is nothing to verify a pipeline on",
+                required="a list of batches, each of them input -> array",
+                found=f"verify={type(batches).__name__} of {len(batches)}",
+            )
         return replace(self, watchers=[EachVerified(batches), *self.watchers], verify=None)
 
     def _provide(self, one: Pass, state: State) -> None:
@@ -259,6 +305,8 @@ class Pipeline:
                 self._run(provided, state, added=True)
 
     def _run(self, one: Pass, state: State, added: bool = False) -> None:
+        if isinstance(state.program, ir.Model):
+            seal(state.program)
         for watcher in self.watchers:
             watcher.before(one, state)
         self._run_checked(one, state, added)
@@ -272,18 +320,30 @@ class Pipeline:
                 f"the pass {one.name} cannot run here",
                 required="; ".join(sorted(fact.value for fact in missing)),
                 found=f"after {', '.join(record.name for record in state.records) or 'no pass'}",
-                hint="add the pass that gives it before this one",
+                hint="; ".join(why_lost(state, missing)) or "add the pass that gives it before this one",
             )
-        before = Snapshot.of(state.program)
+        before = snapshot(state.program)
         state.running, start = one.name, time.perf_counter()
-        one.run(state)
-        changed = not before.same_as(Snapshot.of(state.program))
+        returned: object = one.run(state)  # type: ignore[func-returns-value]  # anybody's pass
+        if returned is not None:
+            raise PassError(
+                f"the pass {one.name} returned something, which nobody takes",
+                required="edits of state.program, or another model put there",
+                found=type(returned).__name__,
+                hint="state.program = model",
+            )
+        later = checked_result(state.program, before, one.name, effect_of(one) is Effect.INTERFACE)
+        changed = not before.same_as(later)
         state.records.append(PassRecord(one.name, time.perf_counter() - start, changed, added))
+        known = set(state.facts)
         if changed:
             state.facts &= one.keeps | (frozenset() if isinstance(state.program, ir.Model) else MODULE_FACTS)
-            if isinstance(state.program, ir.Model):
-                note_changes(before.nodes, state.program.graph, one.name)
+        if isinstance(before, GraphSnapshot) and changed:
+            note_changes(before.nodes, state.model.graph, one.name)
+        for fact in one.gives:
+            state.facts -= DERIVED.get(fact, frozenset())
         state.facts |= one.gives
+        state.lost.update(dict.fromkeys(known - state.facts, one.name))
         self._check(one, state)
 
     def _check(self, one: Pass, state: State) -> None:
@@ -300,49 +360,3 @@ class Pipeline:
                     found=problem,
                     hint="this is a bug of the pass; please report it with the model's structure",
                 )
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Which objects a graph is made of; compared by identity.
-
-    The parts are kept alive, since a new object may get the `id` of a freed one. Stored tensors are held
-    weakly: a pass that replaces weights should not need memory for the old and the new ones.
-    """
-
-    parts: tuple[object, ...]
-    nodes: Mapping[Any, Form]
-    tensors: tuple[weakref.ref[object], ...]
-
-    @classmethod
-    def of(cls, program: ir.Model | GraphModule) -> Snapshot:
-        """Nodes, edges and attributes, subgraphs included, and the stored tensors."""
-        if not isinstance(program, ir.Model):
-            return cls.of_module(program)
-        graph = program.graph
-        stored = [value for one in program.graphs() for value in one.initializers.values()]
-        tensors = (value if value.const_value is None else value.const_value for value in stored)
-        parts = (*graph.inputs, None, *graph.outputs, None, *stored)
-        return cls(parts, forms_of(graph), tuple(map(weakref.ref, tensors)))
-
-    @classmethod
-    def of_module(cls, module: GraphModule) -> Snapshot:
-        """Nodes and arguments, and the stored tensors: an edit in place raises a tensor's version or swaps
-        its data, so that both are part of it."""
-        nodes = {node: (node.op, node.target, node.args, node.kwargs) for node in module.graph.nodes}
-        stored = dict([*module.named_parameters(), *module.named_buffers()])
-        parts = [(name, one.data_ptr(), one._version, tuple(one.shape)) for name, one in stored.items()]
-        return cls(tuple(parts), nodes, tuple(map(weakref.ref, stored.values())))
-
-    def same_as(self, later: Snapshot) -> bool:
-        same = same_form if isinstance(next(iter(self.nodes), None), ir.Node) else equal_form
-        return (
-            same(self.parts, later.parts)
-            and same_form(tuple(self.nodes), tuple(later.nodes))
-            and all(map(same, self.nodes.values(), later.nodes.values()))
-            and same_form([one() for one in self.tensors], [one() for one in later.tensors])
-        )
-
-
-def equal_form(one: Sequence[object], other: Sequence[object]) -> bool:
-    return one == other

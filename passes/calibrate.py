@@ -8,8 +8,8 @@ from typing import ClassVar
 from getac.data.measured_ranges import Progress, measured
 from getac.errors import OptionError
 from getac.kernels.ranges import METHODS
-from getac.pipeline import Effect, Fact, State
-from getac.placement.placement import place
+from getac.pipeline import Effect, Fact, Refusal, State
+from getac.placement.placement import Placement, place
 
 __all__ = ["Calibrate", "Progress"]
 
@@ -56,6 +56,7 @@ class Calibrate:
         if not placement.values and not state.floats:  # nothing without data, perhaps something with it
             placement = place(state.model.graph, state.quantizers)
         values = [v for v in placement.values if v not in state.quantizers and v not in placement.same_as]
+        self.note_unused(placement, state)
         planned = {value: state.planned[str(value.name)] for value in values if value.name in state.planned}
         if state.calibration is None:
             state.quantizers.update(planned)
@@ -65,3 +66,9 @@ class Calibrate:
             state.quantizers.update(measured(state, bits, self.method, self.progress))
         for value in placement.same_as:
             state.quantizers[value] = state.quantizers[placement.source(value)]
+
+    def note_unused(self, placement: Placement, state: State) -> None:
+        """Says which activations of a plan nothing here reads or writes as integers."""
+        needed = {str(value.name) for value in [*placement.values, *state.quantizers]}
+        for name in sorted(state.planned.keys() - needed):
+            state.refuse(self.name, Refusal(name, "the plan has a quantizer for it; nothing here needs one"))

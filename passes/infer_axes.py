@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from getac.axes.analysis import analyze_view
-from getac.axes.wishes import Wishes
+from getac.axes.wishes import Wishes, check_globs
 from getac.pipeline import Fact, Refusal, State
 from getac.views import rounded_values, view_of
 
@@ -22,6 +22,9 @@ class InferAxes:
     Args:
         keep: Globs on parameter names: these stay whole.
         prune: Globs on parameter names: these are opened where they are frozen for safety.
+
+    Raises:
+        OptionError: A glob matches no parameter.
     """
 
     keep: tuple[str, ...] = ()
@@ -36,6 +39,8 @@ class InferAxes:
         view = view_of(state)
         state.wishes = Wishes(self.keep, self.prune)
         state.analysis = analyze_view(view, state.wishes, rounded_values(state, view))
+        check_globs(state.analysis, "keep", self.keep)
+        check_globs(state.analysis, "prune", self.prune)
         for node in state.analysis.opaque:
             state.refuse(
                 self.name,

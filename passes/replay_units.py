@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -19,6 +19,9 @@ from getac.units.choice import Choice
 from getac.units.dead_units import bias_folds, removable_units
 
 __all__ = ["ReplayUnits"]
+
+Places = tuple[tuple[str, int], ...]
+"""Parameters and their dimensions, sorted."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class ReplayUnits:
         assert analysis is not None and state.shapes is not None
         here = structure_of(model, state.shapes)
         if here.hash != self.saved.hash:
-            found = first_differences(self.saved.structure, here)
-            raise unlike(self.saved, found or "the hash of the plan is not that of its structure")
+            raise unlike(self.saved, first_differences(self.saved.structure, here))
         masks = dict(replayed_masks(self.saved, analysis))
         contractions = find_contractions(analysis.view, analysis.inference) if self.saved.exact else []
         removable = removable_units(analysis, contractions)
@@ -72,23 +74,30 @@ def unlike(plan: SavedPlan, found: str) -> BadInputError:
         where=str(plan),
         required="the same operators, attributes, edges, shapes and names of parameters",
         found=found,
-        hint="getac lower --plan makes a plan of this model",
+        hint="getac lower --plan makes a plan of this model; a pipeline of your own begins with `analysis`",
     )
 
 
 def replayed_masks(plan: SavedPlan, analysis: Analysis) -> Iterator[tuple[Axis, Mask]]:
     """Class atom -> which units stay, for the classes that lose some."""
-    here = {places(one.members): one for one in analysis.classes}
-    for planned in plan.classes:
+    found = counted([places(one.members) for one in analysis.classes])
+    here = dict(zip(found, analysis.classes, strict=True))
+    keys = counted([tuple(sorted(one.members)) for one in plan.classes])
+    for key, planned in zip(keys, plan.classes, strict=True):
         if len(planned.kept) < planned.units:
-            one = here.get(tuple(sorted(planned.members)))
+            one = here.get(key)
             if one is None:
                 raise unlike(plan, why_missing(planned, analysis))
             check_units(plan, planned, one)
             yield one.atom, planned.mask
 
 
-def places(members: tuple[Member, ...]) -> tuple[tuple[str, int], ...]:
+def counted(places: Sequence[Places]) -> list[tuple[Places, int]]:
+    """Each with the number of equal ones before it: classes of one tensor's groups have the same members."""
+    return [(one, places[:position].count(one)) for position, one in enumerate(places)]
+
+
+def places(members: tuple[Member, ...]) -> Places:
     return tuple(sorted((member.name, member.dimension) for member in members))
 
 
@@ -106,6 +115,8 @@ def why_missing(planned: PlannedClass, analysis: Analysis) -> str:
     for frozen in analysis.frozen:
         if any((one.name, one.dimension) == (parameter, dimension) for one in frozen.members):
             return f"{said} in the plan, and is frozen here: {frozen.why}"
+    if any(places(one.members) == tuple(sorted(planned.members)) for one in analysis.classes):
+        return f"{said} in the plan, where it is listed once more than here"
     for one in analysis.classes:
         if any((m.name, m.dimension) == (parameter, dimension) for m in one.members):
             return f"{said} in the plan, and has other members here: {listed(one)}"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from getac.errors import PassError
-from getac.onnx_graph.surgery import from_surgeon, to_surgeon
+from getac.onnx_graph.surgery import Surgery
 from getac.pipeline import Effect, Fact, Refusal, State
 
 __all__ = ["SurgeonPass"]
@@ -48,16 +48,17 @@ class SurgeonPass:
 
     def run(self, state: State) -> None:
         before = state.model
-        graph, tensors = to_surgeon(before)
-        returned = self.function(graph)
-        if returned is not None and not isinstance(returned, type(graph)):
+        surgery = Surgery.of(before)
+        returned = self.function(surgery.graph)
+        if returned is not None and not isinstance(returned, type(surgery.graph)):
             raise PassError(
                 f"the function {name_of(self.function)} returned something else than a graph",
                 required="an onnx_graphsurgeon.Graph, or nothing",
                 found=type(returned).__name__,
             )
-        state.program = from_surgeon(graph if returned is None else returned, tensors, before)
-        self.keep_records(state)
+        state.program = surgery.close(surgery.graph if returned is None else returned)
+        if state.program is not before:
+            self.keep_records(state)
 
     def keep_records(self, state: State) -> None:
         values = named_values(state.model)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import getac
@@ -52,6 +53,20 @@ def test_its_test_passes(written):
         one()
 
 
+def test_it_refuses_what_would_change_the_function(written):
+    from getac.errors import OptionError
+    from getac.passes import Pipeline, State
+
+    pass_class = imported(written / "clip_relu.py").ClipRelu
+    with pytest.raises(OptionError, match="needs its Relu"):
+        pass_class(least=-1.0)
+    text = """<ir_version: 10, opset_import: ["" : 21, "mine" : 1]>
+    g (float[2] x) => (float[2] y) <float low = {0.0}> { r = mine.Relu(x)  y = Clip(r, low) }"""
+    state = State(ir.from_proto(onnx.parser.parse_model(text)))
+    Pipeline([pass_class()]).run(state)
+    assert state.model.graph.node(1).inputs[0].name == "r"
+
+
 def test_it_runs_from_a_spec(written, tmp_path):
     text = imported(written / "test_clip_relu.py").TEXT.replace("LOW", "0.0")
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
@@ -85,8 +100,6 @@ def test_the_lines_of_python_run(tmp_path, monkeypatch):
 
 def test_the_function_for_graphsurgeon_runs():
     pytest.importorskip("onnx_graphsurgeon")
-    import onnx_ir as ir
-
     from getac.passes import Pipeline, State, SurgeonPass
     from tools.onnx_text import model_of
 

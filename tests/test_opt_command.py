@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import onnx
 import pytest
 
 import getac as library
-from getac.pipelines.registry import built_in_passes
+from getac.pipelines import registry
 from tools.onnx_text import model_of
 from tools.zoo.registry import ZOO
 
@@ -179,12 +180,25 @@ def test_dump_dir_has_every_step_as_a_model_that_runs(opt, folder):
         assert library.bench(folder / "dumps" / "all" / name) is not None
 
 
-def test_list_passes(opt):
+@pytest.fixture
+def installed(monkeypatch):
+    """Makes passes of installed packages."""
+
+    def install(**entries):
+        found = [EntryPoint(name.replace("_", "-"), value, registry.GROUP) for name, value in entries.items()]
+        monkeypatch.setattr(registry, "entry_points", lambda group: found)
+
+    install()
+    return install
+
+
+def test_list_passes(opt, installed):
     code, out, err = opt("--list-passes")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 140
-    assert [line.split()[0] for line in lines if line[0] != " "] == ["pass", *built_in_passes()]
+    names = [line.split()[0] for line in lines if line[0] != " "]
+    assert names == ["pass", *registry.built_in_passes(), "analysis"]
     start = lines[0].index("what it does")
     assert all(line[start - 1] == " " for line in lines)  # nothing of one column runs into the next
     text = " ".join(out.split())
@@ -195,6 +209,42 @@ def test_list_passes(opt):
         "weights quantized",
     ):
         assert words in text
+
+
+def test_list_passes_shows_the_effect(opt, installed):
+    lines = opt("--list-passes")[1].splitlines()
+    assert lines[0].split()[-1] == "effect"
+    effects = {line.split()[0]: line.split()[-1] for line in lines if line[0] != " "}
+    assert (effects["slice-units"], effects["calibrate"]) == ("removes", "rounds")
+    assert effects["lower-integers"] == "kernels" and effects["remove-dead"] == "none"
+
+
+def test_list_passes_shows_those_of_packages_like_getac_s(opt, installed):
+    installed(
+        slicer="getac.passes.slice_units:SliceUnits",
+        calibrate="getac.passes.remove_dead:RemoveDead",
+        lost="no_such_package:Pass",
+        thing="getac.passes.slice_units:__all__",
+    )
+    code, out, _ = opt("--list-passes")
+    assert code == 0
+    parts = [" ".join(one.split()) for one in out.split("slicer")]
+    assert "sparsity: float|none=none" in parts[1] and "sliced" in parts[1] and "removes" in parts[1]
+    assert "getac/calibrate" in out and "Removes" in parts[1].partition("getac/calibrate")[2]
+    assert "cannot be imported: ModuleNotFoundError" in parts[1]
+
+
+def test_print_after_what_did_not_run(opt):
+    code, out, _ = opt("m.onnx", "-p", "remove-dead", "--print-after", "calibrate")
+    assert code == 0 and "calibrate did not run: there is nothing to print after it" in out
+
+
+def test_dumps_do_not_overwrite_the_model(opt, folder):
+    (folder / "m.onnx").rename(folder / "01-remove-dead.onnx")
+    before = (folder / "01-remove-dead.onnx").read_bytes()
+    code, _, err = opt("01-remove-dead.onnx", "-p", "remove-dead", "--dump-dir", ".")
+    assert code == 2 and "the output is the same file as an input" in err
+    assert (folder / "01-remove-dead.onnx").read_bytes() == before
 
 
 def test_refusals_are_listed(opt):
@@ -282,6 +332,22 @@ def test_reduce_with_nothing_to_reduce(opt, folder):
         (("m.onnx", "-p", "remove-dead", "-o", "m.onnx"), ["same file as an input"]),
         (("m.onnx", "-p", "remove-dead", "--reduce", "m.onnx"), ["same file as an input"]),
         (("m.onnx", "-p", "none.py:Mine"), ["there is no such file"]),
+        (("m.onnx", "-p", "remove-dead", "--json", "m.onnx"), ["same file as an input"]),
+        (("m.onnx", "-p", "remove-dead", "-o", "o.onnx", "--json", "o.onnx"), ["two outputs are the same"]),
+        (("m.onnx", "-p", "remove-dead", "-o", "o.onnx", "--json", "no/r.json"), ["no/r.json"]),
+        (("m.onnx", "-p", "remove-dead", "--calibration", "c.npz", "--json", "c.npz"), ["an input"]),
+        (("m.onnx", "-p", "remove-dead", "--verify-each", "--seed", "-1"), ["--seed"]),
+        (("m.onnx", "-p", "remove-dead", "--print-after", "remove-daed"), ["remove-dead is nearly that"]),
+        (("m.onnx", "-p", "infer-axes{keep=[none*]}"), ["a glob of keep matches no parameter", "none*"]),
+        (("m.onnx", "-p", "infer-axes{prune=[none*]}"), ["a glob of prune matches no parameter"]),
+        (
+            ("m.onnx", "-p", "own.py:Fails", "--reduce", "s.onnx", "-o", "o.onnx", "--json", "r", "--time"),
+            ["--reduce writes the part of the model that fails", "-o, --json, --time"],
+        ),
+        (
+            ("m.onnx", "-p", "own.py:Fails", "--reduce", "s.onnx", "--print-after", "all", "--dump-dir", "d"),
+            ["--print-after, --dump-dir"],
+        ),
     ],
 )
 def test_wrong_arguments(opt, folder, arguments, words):

@@ -70,7 +70,7 @@ Sizes = Annotated[
     typer.Option(metavar="NAME=N", help="Size of another dimension that the model leaves open; repeatable."),
 ]
 
-Seed = Annotated[int, typer.Option(help="For generated inputs.")]
+Seed = Annotated[int, typer.Option(min=0, help="For generated inputs.")]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 

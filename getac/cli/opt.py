@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,10 +13,13 @@ from getac.cli.console import output_console
 from getac.errors import OptionError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from rich.table import Table
 
     from getac.pipeline import Fact
     from getac.pipelines.optimizing import Optimized
+    from getac.pipelines.verifying import Check
 
 __all__ = ["opt"]
 
@@ -45,7 +48,7 @@ def opt(
     list_passes: Annotated[
         bool, typer.Option("--list-passes", help="Show every pass, its options, needs and gives, and exit.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="For the inputs that --verify-each generates.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the inputs that --verify-each generates.")] = 0,
 ) -> None:
     """Run passes on a model, getac's or your own, and write what comes out."""
     console = output_console()
@@ -59,18 +62,24 @@ def opt(
             hint="getac opt --list-passes shows the passes",
         )
     from getac.pipelines.optimizing import optimize
-    from getac.pipelines.showing import Dumped, Printed
+    from getac.pipelines.registry import check_names
+    from getac.pipelines.showing import ALL, Dumped, Printed
 
-    watchers = [
-        *([Printed(print_after, typer.echo)] if print_after else []),
-        *([Dumped(dump_dir)] if dump_dir else []),
-    ]
+    pipeline = ",".join(passes)
     if reduce is not None:
-        report_reduced(model, ",".join(passes), reduce, verify_each, calibration, seed)
+        others = {"-o": output, "--json": json, "--time": time, "--print-after": print_after}
+        refuse_beside_reduce({**others, "--dump-dir": dump_dir})
+        report_reduced(model, pipeline, reduce, verify_each, calibration, seed)
         return
+    shown = print_after or []
+    check_names(pipeline, [name for name in shown if name != ALL])
+    watchers = [
+        *([Printed(shown, typer.echo)] if shown else []),
+        *([Dumped(dump_dir, inputs=[model])] if dump_dir else []),
+    ]
     found = optimize(
         model,
-        ",".join(passes),
+        pipeline,
         output,
         calibration=calibration,
         report=json,
@@ -79,8 +88,21 @@ def opt(
         seed=seed,
     )
     console.print(record_table(found, time))
+    ran = {record.name for record in found.passes}
+    for name in [name for name in shown if name not in {*ran, ALL}]:
+        console.print(f"{name} did not run: there is nothing to print after it", markup=False)
     for line in refusal_lines(found):
         console.print(line, markup=False, highlight=False)
+
+
+def refuse_beside_reduce(options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise OptionError(
+            "--reduce writes the part of the model that fails, and nothing else",
+            required="--reduce without these",
+            found=", ".join(given),
+        )
 
 
 def report_reduced(
@@ -96,18 +118,42 @@ def report_reduced(
 
 
 def pass_table() -> Table:
-    """Every pass with its one-line description, options, needs and gives."""
-    from getac.pipelines.declaration import options_of, summary_of
+    """Every pass with its one-line description, options, needs, gives and effect."""
     from getac.pipelines.registry import built_in_passes, installed_passes
+    from getac.pipelines.standard import PIPELINES
     from getac.tables import add_row, text_table
 
-    table = text_table("pass", "what it does", "options", "needs", "gives")
-    for name, kind in built_in_passes().items():
-        options = "\n".join(map(str, options_of(kind).values()))
-        add_row(table, name, summary_of(kind), options, facts_text(kind.needs), facts_text(kind.gives))
+    table = text_table("pass", "what it does", "options", "needs", "gives", "effect")
+    for name, kind in {**built_in_passes(), **PIPELINES}.items():
+        add_row(table, name, *declared_cells(kind))
     for name, entry in installed_passes().items():
-        add_row(table, name, f"of an installed package: {entry.value}", "", "", "")
+        add_row(table, name, *installed_cells(entry))
     return table
+
+
+def declared_cells(kind: Any) -> Iterator[str]:
+    """What a pass, or a named pipeline, declares."""
+    from getac.pipelines.declaration import options_of, summary_of
+
+    yield summary_of(kind)
+    yield "\n".join(map(str, options_of(kind).values()))
+    yield facts_text(getattr(kind, "needs", ()))
+    yield facts_text(getattr(kind, "gives", ()))
+    effect = getattr(kind, "effect", None)
+    yield effect.name.lower() if effect is not None else "none"
+
+
+def installed_cells(entry: EntryPoint) -> list[str]:
+    """The same of a pass of an installed package; a pass that cannot be used does not hide the others."""
+    from getac.pipelines.registry import checked_class, load_entry
+
+    try:
+        found = load_entry(entry)
+        if isinstance(found, type):
+            return list(declared_cells(checked_class(found, entry.name)))
+    except OptionError as error:
+        return [f"{error.message}: {error.found} ({entry.value})", "", "", "", ""]
+    return [f"the function {entry.value}", "effect: none|kernels|...=none", "", "", "none"]
 
 
 def facts_text(facts: Iterable[Fact]) -> str:
@@ -125,9 +171,13 @@ def record_table(found: Optimized, time: bool) -> Table:
         name = f"{record.name} (added)" if record.added else record.name
         cells = [name, "changed" if record.changed else "as it was"]
         cells += [f"{record.seconds * 1e3:.1f}"] if time else []
-        cells += [f"{checks[position].worst.sqnr_db:.0f} dB"] if position in checks else []
+        cells += [agreement_cell(checks[position])] if position in checks else []
         add_row(table, *cells)
     return table
+
+
+def agreement_cell(check: Check) -> str:
+    return "not compared" if check.worst is None else f"{check.worst.sqnr_db:.0f} dB"
 
 
 def refusal_lines(found: Optimized) -> Iterator[str]:

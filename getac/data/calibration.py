@@ -11,6 +11,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from getac.data.npz import NPZ_HINT, Header, MemoryArrays, NpzArchive
-from getac.errors import CalibrationError
+from getac.errors import CalibrationError, OptionError
 
 __all__ = ["Batch", "CalibrationData", "InputSpec", "Source", "generate_inputs"]
 
@@ -182,6 +183,7 @@ def generate_inputs(
 
     Raises:
         CalibrationError: A dynamic dimension has no binding, or a dtype has no values to draw.
+        OptionError: The seed is negative.
     """
     leading = {_dynamic(spec)[0]: batch for spec in signature if 0 in _dynamic(spec)}
     known = {**leading, **bindings}
@@ -194,8 +196,15 @@ def generate_inputs(
             found=f"none for {', '.join(missing)}",
             hint="give calibration data: it settles the sizes",
         )
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     return {spec.name: _draw(rng, spec, _shape(spec, known)) for spec in signature}
+
+
+def check_seed(seed: object) -> None:
+    """Raises OptionError for what is no whole number of 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise OptionError("the seed is a whole number of 0 or more", found=repr(seed))
 
 
 def _dynamic(spec: InputSpec) -> dict[int, str]:

@@ -8,16 +8,19 @@ names); a model with anything else that would be lost is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from getac.errors import BadInputError, PassError, UnsupportedModelError
 
-__all__ = ["check_survives", "from_surgeon", "to_surgeon"]
+if TYPE_CHECKING:
+    from getac.onnx_graph.lent_tensors import Shelf
+
+__all__ = ["Surgery", "check_survives"]
 
 _KEY = "getac-tensor"
 _KNOWN = {
@@ -30,8 +33,6 @@ _KNOWN = {
     ir.AttributeType.INTS,
     ir.AttributeType.STRINGS,
 }
-
-Tensors = dict[str, ir.TensorProtocol]
 
 
 def graphsurgeon() -> Any:
@@ -82,31 +83,88 @@ def lost_features(model: ir.Model) -> Iterable[tuple[str, str]]:
                 yield f"attributes of type {attribute.type.name}", f"{node.name}, {attribute.name}"
 
 
-def to_surgeon(model: ir.Model) -> tuple[Any, Tensors]:
-    """The model as a Graph, and the tensors that its constants refer to.
+@dataclass(frozen=True)
+class Surgery:
+    """A model that is a Graph for the time being.
 
-    Raises:
-        UnsupportedModelError: See `check_survives`.
-        BadInputError: graphsurgeon is not installed, or cannot read the model.
+    Args:
+        before: The model.
+        graph: The Graph.
+        shelf: What its constants stand for.
+        exported: What graphsurgeon writes of the Graph as it is.
     """
-    surgeon = graphsurgeon()
-    check_survives(model)
+
+    before: ir.Model
+    graph: Any
+    shelf: Shelf
+    exported: bytes
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Surgery:
+        """Opens a model; it is not changed.
+
+        Raises:
+            UnsupportedModelError: See `check_survives`.
+            BadInputError: graphsurgeon is not installed, or cannot read the model.
+        """
+        surgeon = graphsurgeon()
+        check_survives(model)
+        from getac.onnx_graph.lent_tensors import Shelf
+
+        copy, tensors = referring_copy(model)
+        shelf = Shelf(tensors)
+        try:
+            graph = surgeon.import_onnx(ir.to_proto(copy))
+            shelf.lend(graph)
+            exported = export(graph, shelf).SerializeToString()
+        except Exception as error:  # whatever graphsurgeon raises on a valid file
+            raise BadInputError(
+                "onnx-graphsurgeon cannot read the model", found=f"{type(error).__name__}: {error}"
+            ) from error
+        return cls(model, graph, shelf, exported)
+
+    def close(self, graph: Any) -> ir.Model:
+        """The Graph as a model, with the tensors that it still refers to and the metadata of what is there.
+
+        Where the Graph is as it was, the model itself: graphsurgeon spells some things otherwise, and nobody
+        asked for that.
+
+        Raises:
+            PassError: graphsurgeon cannot write the Graph.
+        """
+        self.shelf.take_back(graph)
+        try:
+            proto = export(graph, self.shelf)
+            if proto.SerializeToString() == self.exported:
+                return self.before
+            model: ir.Model = ir.from_proto(proto)
+        except Exception as error:  # whatever graphsurgeon raises on a graph that somebody built
+            raise PassError(
+                "onnx-graphsurgeon cannot write the graph that came out of the function",
+                found=f"{type(error).__name__}: {error}",
+                hint="graph.cleanup().toposort() at the end of the function; inputs and outputs need a dtype",
+            ) from error
+        resolve(model, self.shelf.tensors)
+        hoist(model, set(self.before.graph.initializers))
+        reattach(model, self.before)
+        return model
+
+
+def referring_copy(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
+    """A copy that names its stored tensors instead of holding them, and the tensors by these names."""
     copy, tensors = model.clone(), {}
     for number, (name, value) in enumerate(copy.graph.initializers.items()):
-        if value.const_value is not None:
+        if value.const_value is not None and value.const_value.dtype is not ir.DataType.STRING:
             key = f"{_KEY}-{number}"
             tensors[key] = value.const_value
             value.const_value = reference(key, name, value.const_value)
-    try:
-        graph = surgeon.import_onnx(ir.to_proto(copy))
-    except Exception as error:  # whatever graphsurgeon raises on a valid file
-        raise BadInputError(
-            "onnx-graphsurgeon cannot read the model", found=f"{type(error).__name__}: {error}"
-        ) from error
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, surgeon.Constant):
-            make_lazy(tensor, tensors)
-    return graph, tensors
+    return copy, tensors
+
+
+def export(graph: Any, shelf: Shelf) -> onnx.ModelProto:
+    with shelf.references():
+        proto: onnx.ModelProto = graphsurgeon().export_onnx(graph)
+    return proto
 
 
 def reference(key: str, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
@@ -116,46 +174,32 @@ def reference(key: str, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTens
     )
 
 
-def key_of(proto: onnx.TensorProto) -> str:
-    entries: dict[str, str] = {entry.key: entry.value for entry in proto.external_data}
-    return entries.get("location", "")
+def resolve(model: ir.Model, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+    """Puts the tensors where their names stand."""
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            held = value.const_value
+            if isinstance(held, ir.ExternalTensor) and held.location in tensors:
+                value.const_value = renamed(tensors[str(held.location)], name)
+    for node in model.graph.all_nodes():
+        for name, attribute in list(node.attributes.items()):
+            held = attribute.value
+            if isinstance(held, ir.ExternalTensor) and held.location in tensors:
+                node.attributes[name] = ir.AttrTensor(name, tensors[str(held.location)])
 
 
-def make_lazy(constant: Any, tensors: Tensors) -> None:
-    """Lets a constant load what it refers to."""
-    from onnx_graphsurgeon.ir.tensor import LazyValues
-
-    class Stored(LazyValues):  # type: ignore[misc]  # the library has no types
-        def load(self) -> np.ndarray[Any, Any]:
-            return tensors[key_of(self.tensor)].numpy()
-
-    held = constant._values  # reading `.values` would load it
-    if isinstance(held, LazyValues) and key_of(held.tensor) in tensors:
-        constant._values = Stored(held.tensor)
-        constant.data_location = None  # of whatever the user puts in its place
-
-
-def from_surgeon(graph: Any, tensors: Tensors, before: ir.Model) -> ir.Model:
-    """The Graph as a model, with the tensors that it still refers to and the metadata of what is still there.
-
-    Raises:
-        PassError: graphsurgeon cannot write the Graph.
-    """
-    surgeon = graphsurgeon()
-    try:
-        model: ir.Model = ir.from_proto(surgeon.export_onnx(graph))
-    except Exception as error:  # whatever graphsurgeon raises on a graph that somebody built
-        raise PassError(
-            "onnx-graphsurgeon cannot write the graph that came out of the function",
-            found=f"{type(error).__name__}: {error}",
-            hint="graph.cleanup().toposort() at the end of the function; inputs and outputs need a dtype",
-        ) from error
-    for name, value in model.graph.initializers.items():
-        held = value.const_value
-        if isinstance(held, ir.ExternalTensor) and held.location in tensors:
-            value.const_value = renamed(tensors[held.location], name)
-    reattach(model, before)
-    return model
+def hoist(model: ir.Model, outer: set[str]) -> None:
+    """Moves tensors of the main graph back; graphsurgeon writes them into each graph that reads them."""
+    main = model.graph
+    for graph in model.graphs():
+        for name, value in list(graph.initializers.items()):
+            if graph is main or name not in outer | set(main.initializers) or value.is_graph_output():
+                continue
+            graph.initializers.pop(name)
+            if name in main.initializers:
+                ir.convenience.replace_all_uses_with(value, main.initializers[name])
+            else:
+                main.register_initializer(value)
 
 
 def renamed(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
@@ -172,12 +216,24 @@ def reattach(model: ir.Model, before: ir.Model) -> None:
     model.doc_string, model.graph.doc_string = before.doc_string, before.graph.doc_string
     model.domain, model.model_version = before.domain, before.model_version
     nodes = {node.name: node for node in before.graph.all_nodes() if node.name}
-    values = {value.name: value for node in before.graph.all_nodes() for value in node.outputs}
     for node in model.graph.all_nodes():
         old = nodes.get(node.name or "")
         if old is not None and old.op_type == node.op_type:
-            node.metadata_props.update(old.metadata_props)
+            annotate(node, old)
             node.meta.update(old.meta)
-        for value in node.outputs:
-            if value.name in values:
-                value.metadata_props.update(values[value.name].metadata_props)
+    values = {value.name: value for value in values_of(before) if value.name}
+    for value in values_of(model):
+        if value.name in values:
+            annotate(value, values[value.name])
+
+
+def annotate(new: ir.Node | ir.Value, old: ir.Node | ir.Value) -> None:
+    new.metadata_props.update(old.metadata_props)
+    new.doc_string = new.doc_string or old.doc_string
+
+
+def values_of(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from (*graph.inputs, *graph.initializers.values())
+    for node in model.graph.all_nodes():
+        yield from node.outputs

@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from getac.errors import OptionError
+from getac.errors import GetacError, OptionError
 from getac.pipeline import Pass
+from getac.pipelines.blame import described
 from getac.pipelines.spec import PassSpec, SpecValue
 
 __all__ = ["Option", "make_pass", "options_of", "spec_of", "summary_of"]
 
+T = TypeVar("T")
+
 BOOLEANS = {"true": True, "false": False}
 NONE = "none"
+WORDS = {NoneType: NONE, bool: "|".join(BOOLEANS)}
 
 
 @dataclass(frozen=True)
@@ -40,41 +44,68 @@ class Option:
 
 
 @cache
-def options_of(kind: type[Pass]) -> Mapping[str, Option]:
-    """The options of a pass, by name; fields that no text can set, such as callbacks, are none."""
-    hints = get_type_hints(kind)
+def options_of(kind: type) -> Mapping[str, Option]:
+    """The options of a pass, by name; fields that no text can set, such as callbacks, are none.
+
+    Raises:
+        OptionError: An annotation names what is not there.
+    """
+    try:
+        hints = get_type_hints(kind)
+    except Exception as error:  # annotations are evaluated: anybody's expressions
+        raise OptionError(
+            f"the fields of {kind.__name__} have types that cannot be found", found=described(error)
+        ) from error
     found = {}
-    for field in fields(kind):  # type: ignore[arg-type]  # a pass is a dataclass
+    for field in fields(kind):
         if field.init and is_spellable(hints[field.name]):
             found[field.name] = Option(field.name, hints[field.name], default_of(field))
     return found
 
 
-def make_pass(kind: type[Pass], spec: PassSpec) -> Pass:
-    """The pass that a spec describes.
+def make_pass(kind: type[T], spec: PassSpec) -> T:
+    """The pass that a spec describes, or whatever else is declared by its fields.
 
     Raises:
         OptionError: An option is unknown, given twice or missing, or its value is of another type or outside
-            its domain.
+            its domain; a field that has no default can be set by no text.
     """
-    known = options_of(kind)
-    values: dict[str, Any] = {}
-    for name, text in spec.options:
-        if name not in known or name in values:
-            problem = f"{name} is given twice" if name in values else f"it has no option {name}"
+    known = options_of(kind)  # type: ignore[arg-type]  # a class is hashable
+    check_given(known, spec)
+    values = {name: read(known[name], text, spec) for name, text in spec.options}
+    missing = [o.name for o in known.values() if o.default is MISSING and o.name not in values]
+    if missing:
+        raise OptionError(
+            f"the pass {spec.name} needs options", where=str(spec), required=", ".join(missing), found="none"
+        )
+    init = [one for one in fields(kind) if one.init and one.name not in known]  # type: ignore[arg-type]
+    if mute := [one.name for one in init if default_of(one) is MISSING]:
+        raise OptionError(
+            f"the pass {spec.name} can be made in Python alone",
+            where=str(spec),
+            required=f"a default for what no text can set: {', '.join(mute)}",
+        )
+    try:
+        return kind(**values)
+    except GetacError:
+        raise
+    except Exception as error:  # the checks of anybody's pass
+        raise OptionError(
+            f"the pass {spec.name} refuses its options", where=str(spec), found=described(error)
+        ) from error
+
+
+def check_given(known: Mapping[str, Option], spec: PassSpec) -> None:
+    names = [name for name, _ in spec.options]
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            problem = f"it has no option {name}" if name not in known else f"{name} is given twice"
             raise OptionError(
                 f"the pass {spec.name} cannot be made: {problem}",
                 where=str(spec),
                 required=", ".join(map(str, known.values())) or "no options",
                 found=name,
             )
-        values[name] = read(known[name], text, spec)
-    missing = [o.name for o in known.values() if o.default is MISSING and o.name not in values]
-    if missing:
-        raise OptionError(
-            f"the pass {spec.name} needs options", where=str(spec), required=", ".join(missing), found="none"
-        )
-    return kind(**values)
 
 
 def spec_of(one: Pass) -> PassSpec:
@@ -84,7 +115,7 @@ def spec_of(one: Pass) -> PassSpec:
     return PassSpec(one.name, tuple((o.name, spell(value)) for o, value in given if value != o.default))
 
 
-def summary_of(kind: type[Pass]) -> str:
+def summary_of(kind: type) -> str:
     """The first line of a pass's docstring."""
     return (inspect.getdoc(kind) or "").partition("\n")[0]
 
@@ -115,13 +146,13 @@ def describe(kind: Any) -> str:
         if get_origin(one) is Literal:
             words += [str(value) for value in get_args(one)]
         else:
-            words.append(NONE if one is NoneType else "list" if is_list(one) else one.__name__)
+            words.append("list" if is_list(one) else WORDS.get(one, one.__name__))
     return "|".join(words)
 
 
 def read(option: Option, text: SpecValue, spec: PassSpec) -> Any:
-    """The value that a text stands for, by the first of the option's types that it fits."""
-    for kind in alternatives(option.kind):
+    """The value that a text stands for, by the first of the option's types that it fits; none is None."""
+    for kind in sorted(alternatives(option.kind), key=lambda one: one is not NoneType):
         value = converted(kind, text)
         if value is not MISSING:
             return value

@@ -102,7 +102,7 @@ def optimize(
     passes = make_passes(pipeline)
     original = load_beside(model, calibration, [path for path in (output, report) if path is not None])
     check_weights(original)
-    check_supported(original)
+    check_supported(original, compared=verify_each)
     data = open_calibration(original, calibration)
     verifier = EachVerified(batches_for(original, data, seed)) if verify_each else None
     blame = Blame(passes)

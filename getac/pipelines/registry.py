@@ -10,50 +10,96 @@ A file needs no installation: `-p my_passes.py:DoubleWeights`. Both run the user
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import getac.passes
 from getac.errors import OptionError
-from getac.pipeline import Pass
+from getac.pipeline import Effect, Fact, Pass
+from getac.pipelines.blame import described
 from getac.pipelines.declaration import make_pass
 from getac.pipelines.spec import PassSpec, parse
+from getac.pipelines.standard import PIPELINES
+from getac.pipelines.user_files import load_from_file
 
-__all__ = ["GROUP", "built_in_passes", "find_pass", "installed_passes", "make_passes"]
+__all__ = [
+    "GROUP",
+    "built_in_passes",
+    "check_names",
+    "checked_class",
+    "find_pass",
+    "installed_passes",
+    "load_entry",
+    "make_passes",
+    "nearest",
+]
 
 GROUP = "getac.passes"
-REQUIRED = ("name", "needs", "gives", "keeps", "run")
+FACTS = ("needs", "gives", "keeps")
+REQUIRED = ("name", *FACTS, "run")
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+TEMPLATE = "docs/writing-a-pass.md has a template"
 
 
-def make_passes(pipeline: str | Sequence[Pass]) -> tuple[Pass, ...]:
+def make_passes(pipeline: str | Iterable[Pass]) -> tuple[Pass, ...]:
     """The passes of a spec, or passes as they are.
 
     Raises:
-        OptionError: The text is no pipeline, a pass is unknown, or an option does not fit.
+        OptionError: The text is no pipeline, a pass is unknown or none, or an option does not fit.
     """
-    if not isinstance(pipeline, str):
-        return tuple(pipeline)
-    return tuple(map(pass_of, parse(pipeline)))
+    if isinstance(pipeline, str):
+        return tuple(one for spec in parse(pipeline) for one in passes_of(spec))
+    check_is_many(pipeline)
+    return tuple(map(checked, pipeline))
 
 
-def pass_of(spec: PassSpec) -> Pass:
-    """The pass that a spec names: a class with options, or a function of a graphsurgeon Graph."""
-    found = find_pass(spec)
+def check_is_many(pipeline: object) -> None:
+    if isinstance(pipeline, bytes) or not isinstance(pipeline, Iterable):
+        raise OptionError(
+            "this is not a pipeline",
+            required="passes, or a text such as 'fold-quantizers,infer-axes'",
+            found=repr(pipeline),
+            hint="a single pass is a pipeline as [pass]" if hasattr(pipeline, "run") else None,
+        )
+
+
+def passes_of(spec: PassSpec) -> Iterator[Pass]:
+    """The passes that a spec names: one, or those of a named pipeline."""
+    if spec.name in PIPELINES:
+        yield from make_pass(PIPELINES[spec.name], spec).passes()
+        return
+    found = find_pass(spec.name)
     if isinstance(found, type):
-        return make_pass(checked(found, spec.name), spec)
-    if spec.options or not callable(found):
+        yield checked(make_pass(checked_class(found, spec.name), spec))
+    elif callable(found):
+        yield getac.passes.SurgeonPass(found, effect_of_function(found, spec))
+    else:
         raise OptionError(
             f"{spec.name} is not a pass",
-            required="a frozen dataclass, or a function of an onnx-graphsurgeon Graph (without options)",
-            found=str(spec) if spec.options else repr(found),
+            required="a frozen dataclass, or a function of an onnx-graphsurgeon Graph",
+            found=repr(found),
         )
-    return getac.passes.SurgeonPass(found)
+
+
+def effect_of_function(function: Any, spec: PassSpec) -> Effect:
+    """What a function says that it may do: `{effect=rounds}`, or its attribute `effect`."""
+    effects = {one.name.lower(): one for one in Effect}
+    options = dict(spec.options)
+    said = options.pop("effect", None)
+    found = getattr(function, "effect", Effect.NONE) if said is None else effects.get(str(said))
+    if options or not isinstance(found, Effect):
+        raise OptionError(
+            f"{spec.name} is a function, which has one option",
+            where=str(spec),
+            required=f"effect: {'|'.join(effects)}=none",
+            found=", ".join(options) or f"effect {said if said is not None else found!r}",
+        )
+    return found
 
 
 def built_in_passes() -> dict[str, type[Pass]]:
@@ -71,75 +117,71 @@ def is_pass(kind: Any) -> bool:
 
 
 def installed_passes() -> Mapping[str, EntryPoint]:
-    """Name -> entry point, of all installed packages; nothing is imported yet."""
-    return {one.name: one for one in entry_points(group=GROUP)}
+    """Name -> entry point, of all installed packages; nothing is imported yet.
+
+    A name that is taken, by getac or by another package, has its package in front: `my_package/calibrate`.
+    """
+    entries = {(one.name, one.value): one for one in entry_points(group=GROUP)}.values()
+    taken = Counter([*built_in_passes(), *PIPELINES, *(one.name for one in entries)])
+    return {one.name if taken[one.name] == 1 else f"{package_of(one)}/{one.name}": one for one in entries}
 
 
-def find_pass(spec: PassSpec) -> Any:
-    """What a spec names: the class of a pass, or what stands in somebody's package or file.
+def package_of(entry: EntryPoint) -> str:
+    return entry.value.partition(":")[0].partition(".")[0]
+
+
+def find_pass(name: str) -> Any:
+    """What a name stands for: the class of a pass, or what is in somebody's package or file.
 
     Raises:
         OptionError: There is none of this name, or the file or package cannot be imported.
     """
     built_in = built_in_passes()
-    if spec.name in built_in:
-        return built_in[spec.name]
+    if name in built_in:
+        return built_in[name]
     installed = installed_passes()
-    if spec.name in installed:
-        return load_entry(installed[spec.name])
-    if ":" in spec.name:
-        return load_from_file(spec.name)
+    if name in installed:
+        return load_entry(installed[name])
+    if ":" in name:
+        return load_from_file(name)
+    known = [*built_in, *PIPELINES, *installed]
     raise OptionError(
-        f"there is no pass {spec.name}",
-        required=", ".join([*built_in, *installed]),
-        found=spec.name,
-        hint="own passes: FILE.py:ClassName; `getac opt --list-passes` shows all",
+        f"there is no pass {name}",
+        required=", ".join(known),
+        found=name,
+        hint=nearest(name, known) or "own passes: FILE.py:ClassName; `getac opt --list-passes` shows all",
     )
+
+
+def check_names(pipeline: str, names: Iterable[str]) -> None:
+    """Refuses names that no pass of a pipeline has, and none that it may add."""
+    known = {*built_in_passes(), *(one.name for one in make_passes(pipeline))}
+    for name in names:
+        if name not in known:
+            raise OptionError(
+                f"there is no pass {name}",
+                required="a pass that runs, or all",
+                found=name,
+                hint=nearest(name, known),
+            )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """What was meant, if it was nearly that."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"{close[0]} is nearly that" if close else None
 
 
 def load_entry(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:  # whatever the import of somebody's package raises
+    except (Exception, SystemExit) as error:  # whatever the import of somebody's package raises
         raise OptionError(
             f"the pass {entry.name} cannot be imported", where=entry.value, found=described(error)
         ) from error
 
 
-def load_from_file(name: str) -> Any:
-    """What FILE.py:NAME names."""
-    file, _, attribute = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise OptionError("there is no such file", where=name, required="FILE.py:ClassName", found=file)
-    module = import_file(path)
-    if not hasattr(module, attribute):
-        public = [one for one in vars(module) if callable(vars(module)[one]) and one[0] != "_"]
-        raise OptionError(
-            f"{path.name} has no {attribute}", where=name, required=" or ".join(public) or "a class"
-        )
-    return getattr(module, attribute)
-
-
-def import_file(path: Path) -> ModuleType:
-    """Imports a file once, under a name that no installed module can have."""
-    name = f"getac user pass {path.resolve()}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise OptionError("this is not a Python file", where=str(path), required="FILE.py:ClassName")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        del sys.modules[name]
-        raise OptionError("the file cannot be imported", where=str(path), found=described(error)) from error
-    return module
-
-
-def checked(kind: type, name: str) -> type[Pass]:
+def checked_class(kind: type, name: str) -> type[Pass]:
     """A class, if it is a pass."""
     missing = [one for one in REQUIRED if not hasattr(kind, one)]
     if not is_dataclass(kind) or missing:
@@ -147,10 +189,37 @@ def checked(kind: type, name: str) -> type[Pass]:
             f"{name} is not a pass",
             required=f"a frozen dataclass with {', '.join(REQUIRED)}",
             found=f"no {', '.join(missing)}" if missing else f"{kind!r}, which is no dataclass",
-            hint="docs/writing-a-pass.md has a template",
+            hint=TEMPLATE,
         )
     return kind  # type: ignore[return-value]
 
 
-def described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def checked(one: Any) -> Pass:
+    """An object, if it is a pass that says properly what it needs, gives and keeps."""
+    problem = problem_of(one)
+    if problem:
+        raise OptionError(
+            f"{getattr(one, 'name', None) or type(one).__name__} is not a pass",
+            required=f"a frozen dataclass with {', '.join(REQUIRED)}",
+            found=problem,
+            hint="a pipeline in words is one text, not a list" if isinstance(one, str) else TEMPLATE,
+        )
+    return one  # type: ignore[no-any-return]
+
+
+def problem_of(one: Any) -> str:
+    """Why an object is no pass; empty if it is one."""
+    if isinstance(one, type):
+        return f"the class {one.__name__}, not an object of it"
+    missing = [name for name in REQUIRED if not hasattr(one, name)]
+    if missing:
+        return f"{one!r}, without {', '.join(missing)}"
+    if not isinstance(one.name, str) or not NAME.fullmatch(one.name):
+        return f"the name {one.name!r}, which is not like my-pass"
+    for name in FACTS:
+        facts = getattr(one, name)
+        if not isinstance(facts, frozenset | set) or not all(isinstance(fact, Fact) for fact in facts):
+            return f"{name} = {facts!r}, which is no frozenset of facts"
+    if not isinstance(getattr(one, "effect", Effect.NONE), Effect):
+        return f"effect = {one.effect!r}, which is no Effect"
+    return "" if callable(one.run) else f"run = {one.run!r}, which cannot be called"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from getac.errors import OutputError
 from getac.onnx_graph.provenance import provenance_of
-from getac.onnx_graph.write import write_model
+from getac.onnx_graph.write import atomic_write_text, check_output, write_model
 from getac.pipeline import Pass, State, Watcher
 from getac.pipelines.executable import executable
 
@@ -40,12 +40,18 @@ class Printed(Watcher):
 class Dumped(Watcher):
     """Writes `NN-name.onnx` after every pass, quantizers written as Q/DQ, so that each of the files runs.
 
+    Of a torch.fx module it writes the code, `NN-name.py`, which is there to be read.
+
+    Args:
+        inputs: Files that are not to be overwritten.
+
     Raises:
-        OutputError: The folder cannot be made, or a file not be written.
+        OutputError: The folder cannot be made, or a file not be written or is an input.
     """
 
     folder: Path
     count: int = 0
+    inputs: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -57,11 +63,22 @@ class Dumped(Watcher):
 
     def after(self, one: Pass, state: State) -> None:
         self.count += 1
-        write_model(executable(state), self.folder / f"{self.count:02d}-{one.name}.onnx")
+        path = self.folder / f"{self.count:02d}-{one.name}"
+        if isinstance(state.program, ir.Model):
+            file = path.with_name(f"{path.name}.onnx")
+            check_output(file, self.inputs)
+            write_model(executable(state), file)
+        else:
+            atomic_write_text(path.with_name(f"{path.name}.py"), graph_text(state))
 
 
 def graph_text(state: State) -> str:
-    """The nodes of the main graph in order, a line each: operator, inputs, outputs, records, origin."""
+    """The nodes of the main graph in order, a line each: operator, inputs, outputs, records, origin.
+
+    Of a torch.fx module, its code.
+    """
+    if not isinstance(state.program, ir.Model):
+        return state.program.code.strip()
     graph = state.model.graph
     stored = [value for value in graph.initializers.values() if value in state.quantizers]
     inputs = ", ".join(value_text(value, state) for value in graph.inputs)

@@ -2,13 +2,14 @@
 
     fold-quantizers,infer-axes,slice-units{sparsity=0.3,align=8},my_pass.py:Double{times=2}
 
-Passes are separated by commas, options by commas between braces. A value is bare, quoted ('...' or "..."),
-or a list in brackets. Nothing is evaluated: what a value means is up to the type of the pass's field.
+Passes are separated by commas, options by commas between braces. A name or a value is bare or quoted
+('...' or "..."); a value may be a list in brackets. Nothing is evaluated: what a value means is up to the
+type of the pass's field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,7 +32,8 @@ class PassSpec:
 
     def __str__(self) -> str:
         options = ",".join(f"{key}={spelled(value)}" for key, value in self.options)
-        return f"{self.name}{{{options}}}" if options else self.name
+        name = spelled(self.name)
+        return f"{name}{{{options}}}" if options else name
 
 
 def parse(text: str) -> tuple[PassSpec, ...]:
@@ -63,7 +65,7 @@ class Reader:
 
     def passes(self) -> Iterator[PassSpec]:
         while True:
-            name = self.word("the name of a pass", stops=",{}")
+            name = self.text_value("the name of a pass", stops=",{}")
             yield PassSpec(name, tuple(self.options()) if self.take("{") else ())
             if self.ended():
                 return
@@ -92,10 +94,10 @@ class Reader:
                 return
             self.expect(",")
 
-    def text_value(self) -> str:
+    def text_value(self, what: str = "a value", stops: str = ",{}[]") -> str:
         quote = next((one for one in QUOTES if self.take(one)), None)
         if quote is None:
-            return self.word("a value", stops=",{}[]")
+            return self.word(what, stops)
         end = self.text.find(quote, self.at)
         if end < 0:
             raise self.error(f"the closing {quote}", "the end of the text", len(self.text))
@@ -140,7 +142,3 @@ class Reader:
             found=found,
             hint='such as "fold-quantizers,slice-units{sparsity=0.3,align=8}"',
         )
-
-
-def spec_of(passes: Sequence[PassSpec]) -> str:
-    return ",".join(map(str, passes))

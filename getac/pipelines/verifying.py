@@ -1,4 +1,4 @@
-"""`--verify-each`: the model before and after every pass under onnxruntime, on the same inputs."""
+"""`--verify-each`: the program before and after every pass, on the same inputs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,13 @@ import onnx_ir as ir
 
 from getac.errors import GetacError, PassError, VerificationError
 from getac.onnx_graph.provenance import provenance_of
-from getac.pipeline import Effect, Pass, State, Watcher
-from getac.pipelines.executable import executable, masked_executable
-from getac.runtime import open_session, run
+from getac.pipeline import Effect, Pass, State, Watcher, effect_of
+from getac.pipelines.executable import Runnable, runnable
+from getac.pipelines.judging import Judge, check_comparable
 from getac.units.masking import keeper
-from getac.verifying.agreement import (
-    BOUNDS,
-    Agreement,
-    Batch,
-    compare_outputs,
-    first_departure,
-    relative_bound,
-)
-from getac.verifying.verification import KeepMasks
+from getac.verifying.agreement import Agreement, Batch, KeepMasks, compare_outputs
 
-__all__ = ["Check", "EachVerified", "effect_of"]
-
-
-def effect_of(one: Pass) -> Effect:
-    """What a pass says of itself; one that says nothing keeps the function."""
-    return getattr(one, "effect", Effect.NONE)
+__all__ = ["Check", "EachVerified"]
 
 
 @dataclass(frozen=True)
@@ -38,65 +25,98 @@ class Check:
     Args:
         name: The pass.
         effect: What it may do.
-        worst: The output that agrees least with the model before.
+        worst: The output that agrees least with the model before; None where nothing is compared.
         bound: What that output is held to.
     """
 
     name: str
     effect: Effect
-    worst: Agreement
+    worst: Agreement | None
     bound: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The program before a pass.
+
+    Args:
+        rounded: Whether values are rounded as the records of quantizers say.
+        outputs: What it computes.
+        records: The names of the values that have a record.
+    """
+
+    program: Runnable
+    rounded: bool
+    outputs: Sequence[Batch]
+    records: frozenset[str]
 
 
 @dataclass
 class EachVerified(Watcher):
-    """Runs the model before and after each pass, and stops at the first that changes what it may not.
+    """Runs the program before and after each pass, and stops at the first that changes what it may not.
 
     A pass that says `Effect.REMOVES` is held to the masked model; one that rounds, or uses other kernels, to
-    a signal-to-noise ratio; every other to the rounding of floats.
+    a signal-to-noise ratio; every other to the rounding of floats, and to the same integers. Where quantizers
+    are records, noise alone can be asked of the model that rounds; so the model without them is compared,
+    too. What `Effect.INTERFACE` does is not compared.
 
     Args:
         batches: The inputs.
 
     Raises:
-        VerificationError: From the pipeline's run: the pass, and the first value that departs.
+        BadInputError: From the pipeline's run: the inputs are not those of the model, or it computes NaN.
+        PassError: The model does not run behind a pass.
+        VerificationError: The pass that changes what it may not, and the first value that departs.
     """
 
     batches: Sequence[Batch]
     checks: list[Check] = field(default_factory=list)
-    _reference: ir.Model | None = field(default=None, init=False)
+    _references: list[Reference] = field(default_factory=list, init=False)
     _keep: Callable[[], KeepMasks] = field(default=dict, init=False)
 
     def before(self, one: Pass, state: State) -> None:
-        removes = effect_of(one) is Effect.REMOVES
-        self._reference = masked_executable(state) if removes else executable(state)
-        if removes and state.analysis is not None and state.choice is not None:
+        effect = effect_of(one)
+        removes = effect is Effect.REMOVES
+        self._references = []
+        if effect is Effect.INTERFACE:
+            return
+        exact = effect in (Effect.NONE, Effect.REMOVES) and plain_graph(state)
+        for rounded in [True, False] if state.quantizers and exact else [True]:
+            program = runnable(state, masked=removes, rounded=rounded)
+            outputs = program.outputs(self.batches)
+            check_comparable(outputs)
+            self._references.append(Reference(program, rounded, outputs, recorded(state)))
+        self._keep = dict
+        if removes and isinstance(state.program, ir.Model) and state.analysis and state.choice:
             self._keep = keeper(state.model.graph, state.analysis, state.choice)
-        else:
-            self._keep = dict
 
     def after(self, one: Pass, state: State) -> None:
-        if not self.batches:
-            return
-        reference, result = self._reference, executable(state)
-        assert reference is not None
-        found = compare_outputs(self.outputs(reference, one), self.outputs(result, one))
-        departs, bound = judge(effect_of(one), reference, bool(state.quantizers))
-        worst = min(found, key=lambda agreement: (agreement.finite, agreement.sqnr_db))
-        self.checks.append(Check(one.name, effect_of(one), worst, bound))
-        if any(map(departs, found)):
-            raise self.departure(one, state, reference, result, departs, worst, bound)
+        checks = [
+            self.compare(one, state, reference)
+            for reference in self._references
+            if reference.rounded or (reference.records == recorded(state) and plain_graph(state))
+        ]
+        nothing = Check(one.name, effect_of(one), None, effect_of(one).value)
+        self.checks.append(next(iter(checks), nothing))  # of the model as it rounds
 
-    def outputs(self, model: ir.Model, one: Pass) -> list[Batch]:
-        """Every output on every batch, without onnxruntime's rewrites, which are not on trial."""
+    def compare(self, one: Pass, state: State, reference: Reference) -> Check:
+        effect, program = effect_of(one), runnable(state, rounded=reference.rounded)
+        outputs = self.outputs(program, one)
+        rounds = reference.rounded and bool(reference.records or state.quantizers)
+        judge = Judge.of(effect, reference.program, rounds, self.batches, reference.outputs)
+        found = [judge.settled(each) for each in compare_outputs(reference.outputs, outputs)]
+        if any(map(judge.departs, found)):
+            raise self.departure(one, state, reference, program, judge, found)
+        worst = min(found, key=lambda each: (each.finite, each.sqnr_db))
+        return Check(one.name, effect, worst, judge.bound(worst))
+
+    def outputs(self, program: Runnable, one: Pass) -> list[Batch]:
         try:
-            session = open_session(model, optimize=False)
-            return [run(session, batch) for batch in self.batches]
+            return program.outputs(self.batches)
         except GetacError as error:
             raise PassError(
-                f"around the pass {one.name} the model does not run",
+                f"after the pass {one.name} the model does not run",
                 where=error.where,
-                required=error.required,
                 found=f"{error.message}: {error.found}" if error.found else error.message,
             ) from error
 
@@ -104,20 +124,18 @@ class EachVerified(Watcher):
         self,
         one: Pass,
         state: State,
-        reference: ir.Model,
-        result: ir.Model,
-        departs: Callable[[Agreement], bool],
-        worst: Agreement,
-        bound: str,
+        reference: Reference,
+        result: Runnable,
+        judge: Judge,
+        found: Sequence[Agreement],
     ) -> VerificationError:
-        first = first_departure(reference, result, self.batches[0], departs, self._keep())
-        name = first.value if first is not None else worst.output
-        maker = next((n for n in state.model.graph for value in n.outputs if value.name == name), None)
-        node = f", computed by {maker.op_type} node {provenance_of(maker)}" if maker is not None else ""
+        worst = min(filter(judge.departs, found), key=lambda each: (each.finite, each.sqnr_db))
+        first = reference.program.departure(result, self.batches, judge.departs, self._keep())
+        place = str(first or worst.output) + made_by(state, first.value if first else worst.output)
         return VerificationError(
             f"the pass {one.name} changes what the model computes",
-            where=f"the first value that departs: {first or worst.output}{node}",
-            required=bound,
+            where=f"the first value that departs: {place}",
+            required=judge.bound(worst),
             found=f"output {worst.output}: {worst.sqnr_db:.1f} dB, relative difference {worst.relative:.2g}"
             if worst.finite
             else f"output {worst.output} is NaN or infinite where it was not, or has another shape",
@@ -125,22 +143,18 @@ class EachVerified(Watcher):
         )
 
 
-def judge(effect: Effect, reference: ir.Model, quantized: bool) -> tuple[Callable[[Agreement], bool], str]:
-    """What counts as a departure, and the bound in words.
-
-    Behind a quantizer a difference of rounding can become one of a whole step, so that only noise can be
-    asked there.
-    """
-    if effect is Effect.ROUNDS:
-        return below(BOUNDS.lowered_sqnr)
-    if effect is Effect.KERNELS or quantized:
-        return below(BOUNDS.kernels_sqnr)
-    bound = relative_bound(reference)
-    return (
-        lambda one: not one.finite or one.relative > bound,
-        f"a relative difference of at most {bound:g}",
-    )
+def recorded(state: State) -> frozenset[str]:
+    return frozenset(str(value.name) for value in state.quantizers)
 
 
-def below(bound: float) -> tuple[Callable[[Agreement], bool], str]:
-    return (lambda one: not one.finite or one.sqnr_db < bound), f"an SQNR of at least {bound:g} dB"
+def plain_graph(state: State) -> bool:
+    """Whether nothing rounds but the records: no quantizer stands in the graph itself."""
+    nodes = state.model.graph if isinstance(state.program, ir.Model) else ()
+    return not any("Quant" in node.op_type or node.op_type.startswith("QLinear") for node in nodes)
+
+
+def made_by(state: State, value: str) -> str:
+    """The node that computes a value, with the node of the file that it stands for."""
+    nodes = state.model.graph if isinstance(state.program, ir.Model) else ()
+    maker = next((node for node in nodes for output in node.outputs if output.name == value), None)
+    return f", computed by {maker.op_type} node {provenance_of(maker)}" if maker is not None else ""

@@ -29,8 +29,8 @@ def apply(
 ) -> Report:
     """Removes the units that a plan removes, with the bits that it has, and verifies and writes the result.
 
-    Weights get steps of their own, or keep the model's quantizers. Activations get the plan's steps; with
-    calibration data they are measured anew.
+    Weights get steps of their own, or keep the model's quantizers. Activations get the plan's steps, which
+    have to suit them (`getac.plans.fitting`); with calibration data they are measured anew.
 
     Args:
         plan: What `getac.lower(..., plan=FILE)` wrote, of a model with the same operators, attributes, edges,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from getac.placement.clipping import CLIPPING, clipping_bounds
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
 from getac.verifying.agreement import BOUNDS, Batch, Departure
@@ -50,8 +51,8 @@ class Fit:
     def __str__(self) -> str:
         (low, high), (least, greatest) = self.lattice, self.seen
         return (
-            f"plan: {self.value} goes from {least:.3g} to {greatest:.3g}; the plan's lattice from {low:.3g} to"
-            f" {high:.3g} leaves an SQNR of {self.sqnr_db:.1f} dB, bound {BOUNDS.replayed_sqnr:g} dB"
+            f"plan: {self.value} goes from {least:.3g} to {greatest:.3g}; the plan's lattice, from {low:.3g}"
+            f" to {high:.3g}, leaves an SQNR of {self.sqnr_db:.1f} dB, bound {BOUNDS.replayed_sqnr:g} dB"
         )
 
 
@@ -63,8 +64,25 @@ def fits_of(model: ir.Model, lattices: Mapping[str, Quantizer], batches: Sequenc
         return
     session = open_session(model, outputs=[name for name in names if name in computed], optimize=False)
     runs = [{**batch, **run(session, batch)} for batch in batches]
+    values = {value.name: value for node in model.graph for value in [*node.inputs, *node.outputs] if value}
     for name in names:
-        yield fit_of(name, lattices[name], [np.asarray(one[name], np.float32) for one in runs])
+        low, high = clipped_behind(values[name]) if name in values else (-np.inf, np.inf)
+        arrays = [np.clip(np.asarray(one[name], np.float32), low, high) for one in runs]
+        yield fit_of(name, lattices[name], arrays)
+
+
+def clipped_behind(value: ir.Value) -> tuple[float, float]:
+    """The bounds that a value has where it ends: a part of a Concat may share the lattice behind its Relu."""
+    low, high = -np.inf, np.inf
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        ((node, _),) = value.uses()
+        if node.op_type in CLIPPING:
+            least, greatest = clipping_bounds(node)
+            low, high = float(np.fmax(low, least)), float(np.fmin(high, greatest))  # NaN: not known
+        elif node.op_type != "Concat":
+            break
+        value = node.outputs[0]
+    return low, high
 
 
 def fit_of(name: str, lattice: Quantizer, arrays: Sequence[Floats]) -> Fit:

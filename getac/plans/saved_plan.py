@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,16 @@ UNREADABLE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError
 
 LOWEST, HIGHEST = -(2**16), 2**16
 """Integers of a lattice lie between these."""
+
+PLAN_KEYS = (
+    *("plan_version", "versions", "source", "structure", "keep", "sparsity", "exact", "integer", "classes"),
+    *("quantizers", "floats"),
+)
+SOURCE_KEYS = ("name", "sha256")
+STRUCTURE_KEYS = ("hash", "inputs", "parameters", "operations", "outputs")
+CLASS_KEYS = ("name", "role", "units", "kept", "members")
+MEMBER_KEYS = ("parameter", "dimension")
+QUANTIZER_KEYS = ("bits", "low", "high", "axis", "block", "step", "stored", "of")
 
 MemberNames = tuple[tuple[str, int], ...]
 
@@ -132,24 +142,52 @@ def damaged(path: str | os.PathLike[str], error: Exception) -> BadInputError:
 
 
 def plan_of(path: str, content: Mapping[str, Any]) -> SavedPlan:
-    source = of_type(dict, content["source"] or {}, "source")
-    structure = of_type(dict, content["structure"], "structure")
+    check_keys(content, PLAN_KEYS, "the plan")
+    source = check_keys(content["source"], SOURCE_KEYS, "source") if content["source"] is not None else {}
+    structure = structure_from(check_keys(content["structure"], STRUCTURE_KEYS, "structure"))
     quantizers = of_type(dict, content["quantizers"], "quantizers")
+    check_versions(content["versions"])
+    check_share(content["sparsity"])
+    classes = tuple(class_from(one) for one in of_type(list, content["classes"], "classes"))
+    check_names(classes)
+    if content["structure"]["hash"] != structure.hash:
+        raise ValueError("the hash of the plan is not that of its structure")
     return SavedPlan(
         path,
         of_type(str, source.get("name", ""), "the name of the source"),
-        structure_from(structure),
-        of_type(str, structure["hash"], "hash"),
+        structure,
+        structure.hash,
         texts(content["keep"], "keep"),
         of_type(bool, content["exact"], "exact"),
         of_type(bool, content["integer"], "integer"),
-        tuple(class_from(one) for one in of_type(list, content["classes"], "classes")),
+        classes,
         {name: quantizer_from(name, one, path) for name, one in quantizers.items()},
         {
             name: of_type(str, why, f"floats of {name}")
             for name, why in of_type(dict, content["floats"], "floats").items()
         },
     )
+
+
+def check_keys(content: Any, keys: Collection[str], what: str) -> dict[str, Any]:
+    """An object of JSON, if it has these keys and no others."""
+    found = of_type(dict, content, what)
+    for key in keys:
+        if key not in found:
+            raise KeyError(key)
+    if unknown := sorted(found.keys() - set(keys)):
+        raise ValueError(f"{what} has {unknown[0]!r}")
+    return found
+
+
+def check_versions(content: Any) -> None:
+    for name, version in of_type(dict, content, "versions").items():
+        of_type(str, version, f"the version of {name}")
+
+
+def check_share(sparsity: Any) -> None:
+    if type(sparsity) not in (int, float) or not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is {sparsity!r}, no share of units")
 
 
 def structure_from(content: Mapping[str, Any]) -> Structure:
@@ -161,9 +199,10 @@ def structure_from(content: Mapping[str, Any]) -> Structure:
     )
 
 
-def record(kind: type[T], content: Mapping[str, Any]) -> T:
+def record(kind: type[T], content: Any) -> T:
     """A dataclass of texts and lists of texts."""
-    values = [content[one.name] for one in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    names = [one.name for one in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+    values = [check_keys(content, names, kind.__name__)[name] for name in names]
     return kind(
         *(
             texts(one, kind.__name__) if isinstance(one, list) else of_type(str, one, kind.__name__)
@@ -172,35 +211,48 @@ def record(kind: type[T], content: Mapping[str, Any]) -> T:
     )
 
 
-def class_from(content: Mapping[str, Any]) -> PlannedClass:
-    name = of_type(str, content["name"], "the name of a class")
+def class_from(content: Any) -> PlannedClass:
+    check_keys(content, CLASS_KEYS, "a class")
+    name, _ = (of_type(str, content[key], f"the {key} of a class") for key in ("name", "role"))
     units = of_type(int, content["units"], f"units of {name}")
     kept = tuple(of_type(int, one, f"a unit of {name}") for one in of_type(list, content["kept"], "kept"))
     if not kept:
         raise ValueError(f"{name} would lose all of its {units} units")
     if list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < units:
         raise ValueError(f"{name} keeps units that are not among its {units}, or not in order: {shown(kept)}")
-    members = tuple(
-        (
-            of_type(str, one["parameter"], f"a parameter of {name}"),
-            of_type(int, one["dimension"], "dimension"),
-        )
-        for one in of_type(list, content["members"], "members")
-    )
+    members = tuple(member_from(one, name) for one in of_type(list, content["members"], "members"))
+    if not members:
+        raise ValueError(f"{name} has no members")
     return PlannedClass(name, units, kept, members)
+
+
+def member_from(content: Any, name: str) -> tuple[str, int]:
+    check_keys(content, MEMBER_KEYS, f"a member of {name}")
+    dimension = of_type(int, content["dimension"], f"a dimension of {name}")
+    if dimension < 0:
+        raise ValueError(f"{name} has a member along dimension {dimension}")
+    return of_type(str, content["parameter"], f"a parameter of {name}"), dimension
+
+
+def check_names(classes: Sequence[PlannedClass]) -> None:
+    names = [one.name for one in classes]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"there are {len(repeated)} classes {repeated[0]}")
 
 
 def shown(units: tuple[int, ...]) -> str:
     return f"{units[0]} ... {units[-1]}, {len(units)} of them" if len(units) > 4 else str(list(units))
 
 
-def quantizer_from(name: str, content: Mapping[str, Any], path: str) -> PlannedQuantizer:
+def quantizer_from(name: str, content: Any, path: str) -> PlannedQuantizer:
+    check_keys(content, QUANTIZER_KEYS, f"the quantizer of {name}")
     low, high = (of_type(int, content[key], f"{key} of {name}") for key in ("low", "high"))
     axis, block = (
         None if content[key] is None else of_type(int, content[key], f"{key} of {name}")
         for key in ("axis", "block")
     )
-    whose, step = content["of"], np.asarray(content["step"])
+    whose, stored = content["of"], of_type(bool, content["stored"], "stored")
+    step = np.asarray(content["step"])
     if whose not in (MODEL, GETAC):
         raise ValueError(f"the quantizer of {name} is of {whose!r}, not of {MODEL} or {GETAC}")
     if not LOWEST <= low <= 0 <= high <= HIGHEST or low == high:
@@ -211,13 +263,16 @@ def quantizer_from(name: str, content: Mapping[str, Any], path: str) -> PlannedQ
         raise ValueError(f"the quantizer of {name} has {content['bits']!r} bits for {low} to {high}")
     if (axis or 0) < 0 or (block is not None and (block < 1 or axis is None)):
         raise ValueError(f"the quantizer of {name} has axis {axis} and blocks of {block}")
+    if not (stored or whose == MODEL or axis is None):
+        raise ValueError(f"the activation {name} has steps along axis {axis}; getac gives it one step")
     try:
-        quantizer = Quantizer(step.astype(np.float32), low, high, axis, block)
+        with np.errstate(over="ignore"):  # an infinite step is refused
+            quantizer = Quantizer(step.astype(np.float32), low, high, axis, block)
     except BadInputError as error:
         raise BadInputError(
             error.message, where=f"{path}, quantizer of {name}", found=error.found, required=error.required
         ) from error
-    return PlannedQuantizer(quantizer, of_type(bool, content["stored"], "stored"), whose == MODEL)
+    return PlannedQuantizer(quantizer, stored, whose == MODEL)
 
 
 def dimensions(axis: int | None, block: int | None, found: int) -> int:

@@ -80,7 +80,7 @@ def test_every_built_in_pass_with_its_defaults_reads_back():
         ("sample{must=1,other=2}", "it has no option other", "must: int, rate"),
         ("sample{must=1,must=2}", "must is given twice", "must: int"),
         ("sample{must=1.5}", "must has a value of another type", "int"),
-        ("sample{must=1,loud=yes}", "loud has a value of another type", "bool"),
+        ("sample{must=1,loud=yes}", "loud has a value of another type", "true|false"),
         ("sample{must=1,mode=gpu}", "mode has a value of another type", "ort|portable"),
         ("sample{must=[1]}", "must has a value of another type", "int"),
         ("sample{must=1,callback=print}", "it has no option callback", "must"),
@@ -91,3 +91,56 @@ def test_options_that_do_not_fit_are_refused(text, message, required):
         made(text)
     assert required in error.value.required
     assert error.value.where == str(parse(text)[0])
+
+
+@dataclass(frozen=True)
+class Texts(Sample):
+    must: int = 1
+    text: str | None = None
+
+
+def test_none_is_nothing_even_where_texts_are_allowed():
+    assert make_pass(Texts, parse("texts{text=none}")[0]).text is None
+    assert make_pass(Texts, parse("texts{text=some}")[0]).text == "some"
+
+
+def refusal(kind, text="sample"):
+    with pytest.raises(OptionError) as error:
+        make_pass(kind, parse(text)[0])
+    return error.value
+
+
+def test_a_field_that_no_text_can_set_needs_a_default():
+    @dataclass(frozen=True)
+    class Mute:
+        action: Callable[[], None]
+
+    error = refusal(Mute)
+    assert error.message == "the pass sample can be made in Python alone"
+    assert error.required == "a default for what no text can set: action"
+
+
+def test_whatever_its_own_checks_raise_is_told():
+    @dataclass(frozen=True)
+    class Checked:
+        rate: float = 0.0
+
+        def __post_init__(self):
+            if self.rate > 1:
+                raise OptionError("mine")
+            assert self.rate >= 0, "not below zero"
+
+    assert refusal(Checked, "sample{rate=2}").message == "mine"
+    error = refusal(Checked, "sample{rate=-1}")
+    assert error.message == "the pass sample refuses its options"
+    assert error.found.startswith("AssertionError: not below zero")
+
+
+def test_a_type_that_is_not_there_is_named():
+    @dataclass(frozen=True)
+    class Lost:
+        rate: Nowhere = 1  # noqa: F821
+
+    error = refusal(Lost)
+    assert "Lost have types that cannot be found" in error.message
+    assert error.found == "NameError: name 'Nowhere' is not defined"

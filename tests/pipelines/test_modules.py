@@ -9,12 +9,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from getac.errors import OptionError, PassError, UnsupportedModelError  # noqa: E402
+from getac.errors import (  # noqa: E402
+    BadInputError,
+    OptionError,
+    PassError,
+    UnsupportedModelError,
+    VerificationError,
+)
 from getac.fx_graph.capture import capture  # noqa: E402
 from getac.passes import ChooseUnits, Fact, InferAxes, Pipeline, SliceUnits, State  # noqa: E402
-from getac.pipeline import Snapshot  # noqa: E402
 from getac.pipelines.providers import standard_provider  # noqa: E402
 from getac.pipelines.registry import built_in_passes, make_passes  # noqa: E402
+from getac.pipelines.showing import Dumped, Printed  # noqa: E402
+from getac.pipelines.snapshot import snapshot  # noqa: E402
+from getac.pipelines.verifying import EachVerified  # noqa: E402
 from tests.pipelines.own import Own  # noqa: E402
 
 nn = torch.nn
@@ -149,18 +157,94 @@ def test_options_that_nobody_reads_are_refused(state):
         run(state, InferAxes(), ChooseUnits(0.5), SliceUnits(0.25))
 
 
+# Running them before and after, and looking at them
+
+
+def name_of_input(state):
+    return next(node.target for node in state.module.graph.nodes if node.op == "placeholder")
+
+
+def verified(state, *passes):
+    watcher = EachVerified([{name_of_input(state): X.numpy()}])
+    Pipeline(passes, watchers=[watcher], provider=standard_provider).run(state)
+    return watcher.checks
+
+
+def test_the_passes_of_pruning_are_verified(state):
+    checks = verified(state, InferAxes(), ChooseUnits(0.5, 8), SliceUnits())
+    assert [(one.name, one.effect.name) for one in checks] == [
+        ("infer-axes", "NONE"),
+        ("choose-units", "NONE"),
+        ("slice-units", "REMOVES"),
+    ]
+    assert all(one.worst.sqnr_db > 100 for one in checks)
+    assert checks[-1].bound == "a relative difference of at most 0.0001"
+
+
+def scaled(factor):
+    def scale(state):
+        state.module.get_parameter("3.weight").data.mul_(factor)
+
+    return Own(scale)
+
+
+def test_a_wrong_pass_on_a_module_is_named_with_the_first_value(state):
+    verified(state, scaled(1 + 1e-6))
+    with pytest.raises(VerificationError, match="the pass own changes what the model computes") as error:
+        verified(state, scaled(1.01))
+    convolutions = [n.name for n in state.module.graph.nodes if "conv" in n.name]
+    assert error.value.where.startswith(f"the first value that departs: {convolutions[-1]} ")
+    assert error.value.required == "a relative difference of at most 0.0001"
+
+
+def test_a_module_that_fails_and_inputs_of_another(state):
+    def break_it(state):
+        conv = next(n for n in state.module.graph.nodes if "conv" in n.name)
+        conv.args = (conv.args[0], conv.args[0], *conv.args[2:])
+        state.module.recompile()
+
+    with pytest.raises(PassError, match="after the pass own the model does not run") as error:
+        verified(state, Own(break_it))
+    assert "conv" in error.value.where
+    with pytest.raises(BadInputError, match="are not those of the model"):
+        Pipeline([scaled(1)], verify=[{"other": X.numpy()}]).run(State.of_module(deepcopy(state.module)))
+
+
+def test_modules_are_shown_as_their_code(state, tmp_path):
+    said = []
+    run_with = [Printed(["all"], said.append), Dumped(tmp_path)]
+    Pipeline([InferAxes()], watchers=run_with).run(state)
+    assert said[0].startswith("after infer-axes:\ndef forward(self, ")
+    assert (tmp_path / "01-infer-axes.py").read_text().startswith("def forward(self, ")
+
+
+def test_a_module_that_was_not_captured():
+    with pytest.raises(PassError, match="this is nothing that passes can edit") as error:
+        Pipeline([InferAxes()]).run(State.of_module(nn.Linear(2, 2)))
+    assert error.value.found == "Linear" and "captures a torch module" in error.value.hint
+
+
 # What the runner notices
 
 
 def same_after(module, action):
-    before = Snapshot.of(module)
+    before = snapshot(module)
     with torch.no_grad():
         action(module)
-    return before.same_as(Snapshot.of(module))
+    return before.same_as(snapshot(module))
 
 
 def in_place(module):
     module.get_parameter("0.weight").mul_(2)
+
+
+def under_data(module):
+    module.get_parameter("0.weight").data.mul_(2)
+
+
+def exchanged(module):
+    one = module.get_parameter("0.weight").data
+    one[[0, 1]] = one[[1, 0]]
 
 
 def in_place_without_a_version(module):
@@ -199,7 +283,7 @@ def a_node_less(module):
 
 
 CHANGES = (
-    *(in_place, in_place_without_a_version, replaced, a_buffer),
+    *(in_place, under_data, exchanged, in_place_without_a_version, replaced, a_buffer),
     *(another_target, another_argument, a_node_more, a_node_less),
 )
 

@@ -164,3 +164,17 @@ def test_a_model_in_memory_of_either_kind(model):
     one = optimize(model, "fold-batch-norm").model
     other = optimize(ir.from_proto(model), "fold-batch-norm").model
     assert [node.op_type for node in one.graph] == [node.op_type for node in other.graph]
+
+
+def test_outputs_of_text_are_no_matter_where_nothing_is_compared():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[2] x) => (float[2] y, string[1] s) <string[1] t = {"a"}> { y = Relu(x)  s = Identity(t) }"""
+    model = onnx.parser.parse_model(text)
+    assert len(optimize(model, "remove-dead").model.graph) == 2
+    with pytest.raises(BadInputError, match="cannot be compared"):
+        optimize(model, "remove-dead", verify_each=True)
+
+
+def test_a_negative_seed_is_refused(model):
+    with pytest.raises(OptionError, match="the seed is a whole number of 0 or more"):
+        optimize(model, "remove-dead", verify_each=True, seed=-1)

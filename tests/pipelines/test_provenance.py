@@ -113,6 +113,30 @@ def test_what_is_put_between_is_made_for_its_reader():
     assert str(found["r"]) == "r"  # other activations make no other node
 
 
+def test_a_stand_in_keeps_what_happened_before():
+    def rebuild(kind):
+        def action(state):
+            graph = state.model.graph
+            old = graph.node(1)
+            new = ir.node(kind, [old.inputs[0]], name=old.name)
+            graph.insert_before(old, new)
+            name = old.outputs[0].name
+            for user, index in list(old.outputs[0].uses()):
+                user.replace_input_with(index, new.outputs[0])
+            graph.remove(old, safe=True)
+            new.outputs[0].name = name
+
+        return action
+
+    state = State(ir.from_proto(proto()))
+    Pipeline([Own(rebuild("Elu"))]).run(state)
+    assert str(provenance_of(state.model.graph.node(1))) == "r (after own)"
+    Pipeline([Own(rebuild("Elu"))]).run(state)  # built anew as it was: not touched
+    assert str(provenance_of(state.model.graph.node(1))) == "r (after own)"
+    Pipeline([Own(rebuild("Selu"))]).run(state)
+    assert str(provenance_of(state.model.graph.node(1))) == "r (after own, own)"
+
+
 def test_errors_name_the_source():
     def expand(state):
         graph = state.model.graph
@@ -143,6 +167,12 @@ def refuse(state, *names):
 
 def test_inspect_has_the_file_s_names_and_tells_of_others(tmp_path):
     assert inspect(proto()).origins == {}
+    normalised = model_of(
+        "c = Conv(x, w)  n = BatchNormalization(c, s, b, m, v)  y = Relu(n)",
+        {"x": [1, 3, 6, 6]},
+        {"w": (8, 3, 3, 3), "s": (8,), "b": (8,), "m": (8,), "v": np.ones(8, F32)},
+    )
+    assert inspect(normalised).origins == {"c": "c (after fold-batch-norm)"}
     x = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(F32)
     getac.lower(proto(), tmp_path / "q.onnx", calibration={"x": x}, bench=False)
     found = inspect(tmp_path / "q.onnx")

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from getac.errors import OptionError
 from getac.pipelines.spec import PassSpec, parse
 
-NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
+KEYS = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
 TEXTS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=8)
 VALUES = TEXTS.filter(lambda text: not {"'", '"'} <= set(text))
+NAMES = KEYS | VALUES
 SPECS = st.builds(
     lambda name, options: PassSpec(name, tuple(options)),
     NAMES,
-    st.lists(st.tuples(NAMES, VALUES | st.lists(VALUES, max_size=3).map(tuple)), max_size=3),
+    st.lists(st.tuples(KEYS, VALUES | st.lists(VALUES, max_size=3).map(tuple)), max_size=3),
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 import getac
-from getac.errors import BadInputError, CalibrationError
+from getac.errors import BadInputError, CalibrationError, OptionError
 from getac.onnx_graph.read import load
 from getac.plans.saved_plan import read_plan
 from tools.onnx_text import model_of
@@ -270,6 +270,59 @@ def test_the_hash_is_the_structure_s(plan):
     assert error.value.found == "the hash of the plan is not that of its structure"
 
 
+def test_names_that_are_not_here_are_listed(plan):
+    def unknown(content):
+        content["quantizers"].update(
+            weight=content["quantizers"]["conv1"], activation=content["quantizers"]["x"]
+        )
+        content["floats"].update(layer="it was quicker")
+
+    report = apply(edited(plan, unknown), checkpoint(1))
+    found = {one.where: one.reason for one in report.refusals["replay-quantizers"]}
+    assert found == {
+        "weight": "the plan has 8 bits for it; nothing here is called so",
+        "layer": "the plan runs it in floats; no node here is called so",
+    }
+    (one,) = report.refusals["calibrate"]
+    assert (one.where, one.reason) == (
+        "activation",
+        "the plan has a quantizer for it; nothing here needs one",
+    )
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "se_net", "transformer", "unet"])
+def test_nothing_of_a_plan_of_its_own_is_unknown(tmp_path, name):
+    model, rng = ZOO[name](), np.random.default_rng(0)
+    shapes = {
+        one.name: [d.dim_value or 4 for d in one.type.tensor_type.shape.dim] for one in model.graph.input
+    }
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    getac.lower(model, calibration=arrays, plan=tmp_path / "p.json", bench=False)
+    report = apply(tmp_path / "p.json", model)
+    assert not {"replay-quantizers", "calibrate"} & report.refusals.keys()
+
+
+def test_classes_with_the_same_members_are_told_apart(tmp_path):
+    """Two classes lie along one dimension in a grouped network: each loses its own units."""
+    path, model = tmp_path / "p.json", ZOO["shufflenet_v1"]()
+    first = getac.lower(model, sparsity=0.5, align=1, plan=path, bench=False)
+    places = [tuple((m["parameter"], m["dimension"]) for m in one["members"]) for one in read_content(path)]
+    assert len(set(places)) < len(places)
+    again = apply(path, model)
+    assert again.sparsity == first.sparsity > 0.2
+
+
+def read_content(path):
+    return json.loads(path.read_text())["classes"]
+
+
+def test_a_negative_seed_is_refused(plan, command):
+    with pytest.raises(OptionError, match="the seed is a whole number of 0 or more"):
+        apply(plan, checkpoint(), seed=-1)
+    code, out, err = command("plan.json", "m.onnx", "-o", "o.onnx", "--seed", "-1")
+    assert (code, out) == (2, "") and "--seed" in err and "Traceback" not in err
+
+
 def drop(*path):
     def edit(content):
         for key in path[:-1]:
@@ -317,6 +370,30 @@ def put(value, *path):
         (put(3, "floats"), ["floats is of type int"]),
         (put({"x": []}, "quantizers"), ["what no plan says"]),
         (put("name", "source"), ["source is of type str"]),
+        (put(1, "mine"), ["the plan has 'mine'"]),
+        (put(1, "structure", "mine"), ["structure has 'mine'"]),
+        (put(1, "classes", 0, "mine"), ["a class has 'mine'"]),
+        (put(1, "classes", 0, "members", 0, "mine"), ["a member of c0 has 'mine'"]),
+        (put(1, "quantizers", "x", "mine"), ["the quantizer of x has 'mine'"]),
+        (put(1, "structure", "operations", 0, "mine"), ["Operation has 'mine'"]),
+        (put({"name": "m"}, "source"), ["'sha256' is missing"]),
+        (drop("versions"), ["'versions' is missing"]),
+        (put({"onnx": 1}, "versions"), ["the version of onnx is of type int"]),
+        (put(7, "sparsity"), ["sparsity is 7"]),
+        (put(True, "sparsity"), ["sparsity is True"]),
+        (put("Foo", "structure", "operations", 0, "operator"), ["the hash of the plan is not that"]),
+        (put([], "classes", 0, "members"), ["c0 has no members"]),
+        (put(-1, "classes", 0, "members", 0, "dimension"), ["along dimension -1"]),
+        (lambda plan: plan["classes"].append(plan["classes"][0]), ["there are 2 classes c0"]),
+        (lambda plan: plan["classes"].append({**plan["classes"][0], "name": "c9"}), ["once more than here"]),
+        (lambda plan: plan["quantizers"]["r"].update(axis=1, step=[0.1] * 8), ["r has steps along axis 1"]),
+        (put(4, "quantizers", "conv1", "block"), ["does not fit the weight", "4 dimensions", "steps in 1"]),
+        (put(1e300, "quantizers", "x", "step"), ["not a positive number"]),
+        (put(True, "quantizers", "x", "stored"), ["does not fit the activation", "a stored tensor"]),
+        (
+            lambda plan: plan["quantizers"]["conv1"].update(stored=False, axis=None, step=1.0),
+            ["does not fit the weight", "an activation"],
+        ),
     ],
 )
 def test_plans_that_say_what_no_plan_says(plan, edit, words):
