@@ -13,6 +13,7 @@ from getac.options import Options
 from getac.pipeline import State
 from getac.placement.alignment import unit_multiples
 from getac.report import LayerReport
+from getac.units.bundles import bundles_of
 from getac.units.choice import Choice
 
 __all__ = ["kernel_notes", "run_notes"]
@@ -75,6 +76,8 @@ def shortfall(analysis: Analysis, choice: Choice, how: Options, integer: bool) -
     if coarse:
         multiples = ", ".join(map(str, coarse))
         reasons.append(f"a class keeps a multiple of {multiples} units (--align 1 lifts that)")
+    if bundles_of(analysis):
+        reasons.append("units whose weights share steps in blocks go together")
     if choice.units and choice.sparsity < how.share:
         reasons.append("a class never goes as a whole")
     yield f"asked for {how.share:.0%} of the units, removed {choice.sparsity:.0%}: {'; '.join(reasons)}"

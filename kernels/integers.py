@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BIAS_LIMIT", "PAIR_LIMIT", "bias_integers", "floored_steps", "spare_bits"]
+__all__ = ["BIAS_LIMIT", "PAIR_LIMIT", "bias_integers", "floored_steps", "safe_factor", "spare_bits"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -20,8 +20,8 @@ one, and cut what does not fit. 8-bit weights and activations take that risk on 
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def spare_bits(low: int, high: int, activation: int = 255) -> int:
-    """The greatest m for which weights from low 2^m to high 2^m are INT8 and safe on any CPU; at least 0.
+def safe_factor(low: int, high: int, activation: int = 255) -> int:
+    """The greatest f for which weights from low f to high f are INT8 and safe on any CPU; at least 1.
 
     Safe: two products with the activation fit PAIR_LIMIT.
 
@@ -29,7 +29,12 @@ def spare_bits(low: int, high: int, activation: int = 255) -> int:
         activation: The greatest integer that a weight is multiplied by.
     """
     greatest = min(127, PAIR_LIMIT // (2 * max(activation, 1)))
-    return max((greatest // max(-low, high, 1)).bit_length() - 1, 0)
+    return max(greatest // max(-low, high, 1), 1)
+
+
+def spare_bits(low: int, high: int, activation: int = 255) -> int:
+    """The greatest m for which 2^m is at most `safe_factor`."""
+    return safe_factor(low, high, activation).bit_length() - 1
 
 
 def floored_steps(steps: Floats, bias: Floats | None, input_step: float) -> Floats:

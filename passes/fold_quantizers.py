@@ -47,6 +47,7 @@ from getac.onnx_graph.integer_lattice import (
     source_of,
 )
 from getac.onnx_graph.packing.unpacking import unpack_weights
+from getac.onnx_graph.positive_steps import make_steps_positive
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.settled import settle_parameters
 from getac.onnx_graph.signs import is_non_negative
@@ -69,6 +70,7 @@ class FoldQuantizers:
     def run(self, state: State) -> None:
         settle_parameters(state.model)
         unpack_weights(state.model.graph)
+        make_steps_positive(state.model.graph)
         for node in list(state.model.graph):
             if node.domain in ("", "ai.onnx") and len(node.outputs) == 1:
                 fold_arithmetic(node, state)

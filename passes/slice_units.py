@@ -22,8 +22,9 @@ from getac.onnx_graph.edit import (
     set_input,
 )
 from getac.onnx_graph.slicing import OnnxEditor
-from getac.pipeline import Effect, Fact, State
+from getac.pipeline import Effect, Fact, Refusal, State
 from getac.slicing import cut_units
+from getac.units.bundles import CUT
 from getac.units.choice import BiasFold, Choice
 
 __all__ = ["SliceUnits"]
@@ -99,6 +100,12 @@ def slice_quantizers(state: State, analysis: Analysis, choice: Choice) -> None:
         for dimension in range(len(axes)) if quantizer.block is not None else (quantizer.axis,):
             mask = kept(axes[dimension], choice.masks)
             state.quantizers[value] = state.quantizers[value].take(mask, dimension)
+        if quantizer.block is not None and state.quantizers[value].block != quantizer.block:
+            value.meta[CUT] = True
+            reason = (
+                f"units went that cut its blocks of {quantizer.block}, which leaves each row its own steps"
+            )
+            state.refuse(SliceUnits.name, Refusal(str(value.name), reason, "choose-units keeps blocks whole"))
 
 
 def constant_of(fold: BiasFold, analysis: Analysis, choice: Choice) -> Array:

@@ -21,8 +21,9 @@ from getac.layers import Weights, read_weights, set_normal_form
 from getac.onnx_graph.edit import add_initializer, insert_after, is_stored
 from getac.onnx_graph.packing.ways import Target
 from getac.onnx_graph.packing.weights import target_of
-from getac.onnx_graph.qdq import keep_quantizers, new_node
+from getac.onnx_graph.qdq import keep_quantizers, new_node, store_integers
 from getac.onnx_graph.weight_only import (
+    blocked_anew,
     fits_kernel,
     folded_weight,
     keep_from_integers,
@@ -33,11 +34,13 @@ from getac.onnx_graph.weight_only import (
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.placement import is_layer
 from getac.quantizer import Quantizer
+from getac.units.bundles import CUT
 
 __all__ = ["StoreWeights"]
 
 KERNEL_BITS = 8  # MatMulNBits rounds activations to these
 MATRIX = 2
+HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class StoreWeights:
                 self.store(node, state, fine[node])
             else:
                 state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it stays in floats"))
+                keep_integers(node, state)
         # What integer kernels have not taken.
         keep_quantizers(state.model.graph, state.quantizers, state.dtype_of)
 
@@ -76,7 +80,7 @@ class StoreWeights:
         weight = node.inputs[1]
         assert weight is not None
         name, weights = weight.name or "weight", read_weights(node, state.quantizers[weight])
-        kernel = as_product(node, weights)
+        kernel = self.product(node, weights, state, fine)
         reason = None if kernel is None else self.why_folded(kernel, fine)
         if kernel is None or reason is not None or not kernel.weight.any():  # zeros would come out as noise
             if reason is not None:
@@ -91,6 +95,22 @@ class StoreWeights:
             spell_followers(node, rank(node.inputs[0], state) in (None, MATRIX))
             restored = kernel_weight(node, name, kernel.weight, self.suited(kernel) or kernel.quantizer)
         node.replace_input_with(1, restored)
+
+    def product(self, node: ir.Node, weights: Weights, state: State, fine: bool) -> Weights | None:
+        """The weights as those of a MatMul, if MatMulNBits takes them.
+
+        Rows that slicing left with steps of their own are rounded again, in blocks.
+        """
+        product = as_product(node, weights)
+        cut = node.inputs[1] is not None and CUT in node.inputs[1].meta and not fine
+        if product is not None and cut and product.quantizer.bits <= KERNEL_BITS + 1:
+            reason = f"its blocks were cut: its weights are rounded again, to {KERNEL_BITS} bits"
+            state.refuse(
+                self.name, Refusal(node.name or node.op_type, reason, "remove whole blocks of units")
+            )
+            record = blocked_anew(product.weight, whole=target_of(self.target) is not Target.ORT)
+            product = replace(product, weight=record.quantize(product.weight), quantizer=record)
+        return product if product is not None and fits_kernel(product.weight, product.quantizer) else None
 
     def suited(self, weights: Weights) -> Quantizer | None:
         """The weights' quantizer as whoever loads the model takes it; None if there is no such form."""
@@ -108,6 +128,14 @@ class StoreWeights:
         return None
 
 
+def keep_integers(node: ir.Node, state: State) -> None:
+    """A weight of half precision that came as integers is stored as these, in the form that it came in."""
+    weight, graph = node.inputs[1], node.graph
+    assert weight is not None and isinstance(graph, ir.Graph)
+    if weight.dtype in HALF and weight in state.quantizers and state.quantizers[weight].bits <= KERNEL_BITS:
+        store_integers(graph, weight, state.quantizers.pop(weight))
+
+
 def why_not(node: ir.Node) -> str | None:
     weight = node.inputs[1]
     assert weight is not None
@@ -119,12 +147,12 @@ def why_not(node: ir.Node) -> str | None:
 
 
 def as_product(node: ir.Node, weights: Weights) -> Weights | None:
-    """The weights as those of a MatMul, if MatMulNBits takes them."""
+    """The weights as those of a MatMul of matrices, if they are."""
     if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
         weights = turned(weights)
     elif node.op_type != "MatMul":
         return None
-    return weights if weights.weight.ndim == MATRIX and fits_kernel(weights.quantizer) else None
+    return weights if weights.weight.ndim == MATRIX else None
 
 
 def rank(value: ir.Value | None, state: State) -> int | None:

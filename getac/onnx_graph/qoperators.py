@@ -5,7 +5,8 @@
 One entry per operator: ONNX QLinearConv-10, QLinearMatMul-10/21; onnxruntime's com.microsoft QGemm,
 QLinearAdd, QLinearMul, QLinearSigmoid, QLinearLeakyRelu, QLinearSoftmax, QLinearAveragePool,
 QLinearGlobalAveragePool, QLinearConcat (version 1). The integers agree to within the rounding of the last
-step: integer kernels multiply by s_x s_w / s_y, floats divide by s_y.
+step: integer kernels multiply by s_x s_w / s_y, floats divide by s_y. MatMulNBits (version 1) has floats on
+both sides, and its weights are exactly those of a DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import Array, add_initializer, array_of, is_stored, unique_name
+from getac.onnx_graph.integer_lattice import Refused
+from getac.onnx_graph.nbits import blocked_weights
 
 __all__ = ["DYNAMIC", "QOPERATORS", "Expansion", "Refused", "expand", "is_qoperator", "put_in_place"]
 
@@ -26,10 +29,6 @@ Value = ir.Value | None
 
 DYNAMIC = "getac.dynamic"
 """Marks a stored weight, in its `meta`, whose layer quantized its activations as it ran."""
-
-
-class Refused(Exception):
-    """Why an operator on integers stays."""
 
 
 @dataclass
@@ -174,6 +173,19 @@ def concat(e: Expansion) -> ir.Value:
     return e.quantize(e.add("Concat", parts, e.attributes("axis")), 0)
 
 
+def blocked_product(e: Expansion) -> ir.Value:
+    """x (..., K) times weights that are packed in blocks of K, each with a scale and a zero point."""
+    weights = blocked_weights(e.node)
+    inputs = [
+        e.constant("weight", weights.integers),
+        e.constant("scale", weights.scales),
+        e.constant("zero_point", weights.zeros),
+    ]
+    restored = e.add("DequantizeLinear", inputs, {"axis": 0, "block_size": weights.block})
+    y = e.add("MatMul", [e.given(0), restored])
+    return y if e.given(5) is None else e.add("Add", [y, e.given(5)])
+
+
 POOLING = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
 
 QOPERATORS: Mapping[str, tuple[tuple[str, ...], Rule]] = {
@@ -188,6 +200,7 @@ QOPERATORS: Mapping[str, tuple[tuple[str, ...], Rule]] = {
     "QLinearAveragePool": (MICROSOFT, pool("AveragePool", *POOLING)),
     "QLinearGlobalAveragePool": (MICROSOFT, pool("GlobalAveragePool")),
     "QLinearConcat": (MICROSOFT, concat),
+    "MatMulNBits": (MICROSOFT, blocked_product),
 }
 
 

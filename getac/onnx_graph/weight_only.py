@@ -13,7 +13,7 @@ is the form of what MatMulNBits does not take, or would round too much.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
@@ -21,11 +21,13 @@ import onnx_ir as ir
 
 from getac.kernels.weight_ranges import factored
 from getac.onnx_graph.edit import Array, add_initializer, insert_after, is_stored
+from getac.onnx_graph.integer_lattice import RANGES
 from getac.onnx_graph.qdq import barrier, cast, new_node, scaled_weight, stored_integers
 from getac.quantizer import Quantizer
 
 __all__ = [
     "LEAST_BLOCK",
+    "blocked_anew",
     "fits_kernel",
     "folded_weight",
     "keep_from_integers",
@@ -35,6 +37,9 @@ __all__ = [
 ]
 
 LEAST_BLOCK = 16  # MatMulNBits takes blocks of powers of two from here on
+BLOCKS = (32, 16)
+MOST_BITS = 8
+WIDTHS = ((ir.DataType.INT4, ir.DataType.UINT4), (ir.DataType.INT8, ir.DataType.UINT8))
 FLOAT = ir.DataType.FLOAT
 MOVING = (
     *("Dropout", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split"),
@@ -42,14 +47,19 @@ MOVING = (
 )
 
 
-def fits_kernel(quantizer: Quantizer) -> bool:
-    """Whether MatMulNBits takes a (K, N) matrix of this quantizer: 8 bits, steps per column or in blocks."""
-    axis, block = quantizer.axis, quantizer.block
-    if quantizer.bits > 8:
-        return False
+def fits_kernel(weight: Array, quantizer: Quantizer) -> bool:
+    """Whether MatMulNBits takes a (K, N) matrix: 8 bits, steps per column or in blocks.
+
+    Differences from zero points, or mirrored integers, are a bit more than each of its steps has.
+    """
+    block, bits = quantizer.block, quantizer.bits
     if block is None:
-        return axis in (None, 1)
-    return axis == 0 and block >= LEAST_BLOCK and block & (block - 1) == 0
+        steps = quantizer.axis == 1
+    else:
+        steps = quantizer.axis == 0 and block >= LEAST_BLOCK and block & (block - 1) == 0
+    if not steps:
+        return False
+    return bits <= MOST_BITS or (bits == MOST_BITS + 1 and Kept.of(weight, quantizer) is not None)
 
 
 def kernel_weight(layer: ir.Node, name: str, weight: Array, quantizer: Quantizer) -> ir.Value:
@@ -59,20 +69,70 @@ def kernel_weight(layer: ir.Node, name: str, weight: Array, quantizer: Quantizer
         weight: (K, N), float32.
         quantizer: One that `fits_kernel`.
     """
-    graph = layer.graph
-    assert isinstance(graph, ir.Graph)
-    integers, zero_point = stored_integers(weight, quantizer)
-    narrow = zero_point == 0 and quantizer.low >= -8 and quantizer.high <= 7
-    dtype = ir.DataType.INT4 if narrow else ir.DataType.from_numpy(integers.dtype)
-    stored = add_initializer(graph, f"{name}.int", integers.astype(dtype.numpy()), dtype)
+    graph, kept = layer.graph, Kept.of(weight, quantizer)
+    assert isinstance(graph, ir.Graph) and kept is not None
+    stored = add_initializer(graph, f"{name}.int", kept.integers, kept.dtype)
     scale, made_by = scale_of(graph, name, quantizer)
+    if kept.mirrored is not None:
+        steps = np.where(kept.mirrored, -quantizer.step, quantizer.step)
+        scale, made_by = add_initializer(graph, f"{name}.scale", steps), []
     inputs: list[ir.Value | None] = [stored, scale]
-    if zero_point:
-        zeros = np.full(quantizer.step.shape, zero_point, integers.dtype)
-        inputs.append(add_initializer(graph, f"{name}.zero_point", zeros))
+    if kept.zeros is not None:
+        inputs.append(add_initializer(graph, f"{name}.zero_point", kept.zeros, kept.dtype))
     restored = new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", FLOAT, **attributes(quantizer))
     graph.insert_before(layer, [*made_by, restored])
     return restored.outputs[0]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A matrix as the kernel keeps it: q of (q - z) s.
+
+    Args:
+        integers: (K, N).
+        dtype: Their type: INT4, UINT4, INT8 or UINT8.
+        zeros: z, in the shape of the steps and the same type; None: 0.
+        mirrored: Where s is negative, in the shape of the steps; None: nowhere.
+    """
+
+    integers: Array
+    dtype: ir.DataType
+    zeros: Array | None = None
+    mirrored: Array | None = None
+
+    @classmethod
+    def of(cls, weight: Array, quantizer: Quantizer) -> Kept | None:
+        """The form that takes the least room, in 4 bits or else in 8; None where there is none.
+
+        all in -8 ... 7                                         INT4
+        those of each step in -8 ... 7 or in -7 ... 8           INT4, the steps of the latter negative
+        those of each step 16 neighbours, 0 among them          UINT4, with zero points
+        """
+        integers, rows = quantizer.integers(weight), quantizer.block or len(weight)
+        starts, shape = np.arange(0, len(weight), rows), quantizer.step.shape
+        least = np.minimum(np.minimum.reduceat(integers, starts), 0)
+        greatest = np.maximum(np.maximum.reduceat(integers, starts), 0)
+        for signed, unsigned in WIDTHS:
+            low, high = RANGES[signed]
+            mirrored = greatest > high
+            if within(least, greatest, low, high):
+                return cls(integers.astype(signed.numpy()), signed)
+            if within(np.where(mirrored, -greatest, least), np.where(mirrored, -least, greatest), low, high):
+                turned = np.where(spread(mirrored, rows, len(weight)), -integers, integers)
+                return cls(turned.astype(signed.numpy()), signed, mirrored=mirrored.reshape(shape))
+            if (greatest - least <= high - low).all():
+                shifted = (integers - spread(least, rows, len(weight))).astype(unsigned.numpy())
+                return cls(shifted, unsigned, (-least).reshape(shape).astype(unsigned.numpy()))
+        return None
+
+
+def within(least: Array, greatest: Array, low: int, high: int) -> bool:
+    return bool((least >= low).all() and (greatest <= high).all())
+
+
+def spread(numbers: Array, rows: int, total: int) -> Array:
+    """What each block of rows has, for each of so many rows."""
+    return np.asarray(np.repeat(numbers, rows, axis=0)[:total])
 
 
 def attributes(quantizer: Quantizer) -> dict[str, int]:
@@ -131,6 +191,22 @@ def with_whole_blocks(quantizer: Quantizer, inputs: int) -> Quantizer | None:
         return None
     steps = np.repeat(quantizer.step, block // size, axis=0)[: inputs // size]
     return replace(quantizer, step=steps, block=size)
+
+
+def blocked_anew(weight: Array, whole: bool) -> Quantizer:
+    """The 8-bit quantizer of a (K, N) matrix whose rows have steps of their own, which no kernel takes.
+
+    Steps are a block's greatest magnitude / 127; entries move by half a step at most.
+
+    Args:
+        whole: Whether blocks must divide the K rows; where none does, a column has one step.
+    """
+    rows = len(weight)
+    block = next((size for size in BLOCKS if not whole or rows % size == 0), None)
+    maximum = np.maximum.reduceat(np.abs(weight), np.arange(0, rows, block or rows))
+    if block is None:
+        return Quantizer.symmetric(maximum[0], 8, axis=1)
+    return replace(Quantizer.symmetric(maximum, 8, axis=0), block=block)
 
 
 def spell_followers(layer: ir.Node, matrix: bool) -> None:

@@ -13,7 +13,7 @@ from getac.onnx_graph.edit import array_of, replace_tensor
 from getac.units.choice import Choice
 
 if TYPE_CHECKING:
-    from getac.verifying.verification import KeepMasks
+    from getac.verifying.agreement import KeepMasks
 
 __all__ = ["keeper", "masked_copy"]
 

@@ -13,7 +13,7 @@ from operator import or_
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Blocks", "nearest", "pick", "reachable", "steps_of"]
+__all__ = ["Blocks", "nearest", "pick", "reachable", "steps_of", "whole_bundles"]
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -25,6 +25,26 @@ def steps_of(count: int, multiple: int, minimum: int) -> Integers:
     lower = range((count - 1) // multiple * multiple, least - 1, -multiple)
     counts: Integers = np.array([count, *lower], dtype=np.int64)
     return counts[:-1] - counts[1:]
+
+
+def whole_bundles(
+    bundles: Integers, scores: Floats, multiple: int, minimum: int
+) -> tuple[Integers, Integers]:
+    """The units of a class that may go, in whole bundles, and how many of them go at a time.
+
+    Args:
+        bundles: The bundle of each unit; those of a negative one stay.
+        scores: Of the units; a bundle goes by the mean of its own.
+        multiple: What is left is a multiple of this, and not less than `minimum`.
+    """
+    numbers, members, sizes = np.unique(bundles, return_inverse=True, return_counts=True)
+    means = np.bincount(members, scores, len(numbers)) / sizes
+    rank = np.lexsort((means, numbers < 0))  # those that stay come last
+    order = np.argsort(np.argsort(rank)[members], kind="stable")
+    ends = np.cumsum(sizes[rank])[: (numbers >= 0).sum()]
+    left = len(bundles) - ends
+    ends = ends[(left % multiple == 0) & (left >= minimum)]
+    return order.astype(np.int64), np.diff(ends, prepend=0).astype(np.int64)
 
 
 def reachable(steps: Sequence[Integers], limit: int) -> int:
@@ -75,14 +95,30 @@ class Blocks:
     scores: Floats
 
     @classmethod
-    def of(cls, live: Sequence[Integers], scores: Floats, multiples: Sequence[int], minimum: int) -> Blocks:
+    def of(
+        cls,
+        live: Sequence[Integers],
+        scores: Floats,
+        multiples: Sequence[int],
+        minimum: int,
+        bundles: Sequence[Integers | None] | None = None,
+    ) -> Blocks:
         """Cuts classes, given by their units.
 
         Args:
             scores: Of all units; no NaN.
+            bundles: Where units of a class go together, the bundle of each of them (see `whole_bundles`).
         """
-        order = [units[np.argsort(scores[units], kind="stable")] for units in live]
-        sizes = [steps_of(len(one), m, minimum) for one, m in zip(order, multiples, strict=True)]
+        together = [None] * len(live) if bundles is None else bundles
+        order, sizes = [], []
+        for own, multiple, bundle in zip(live, multiples, together, strict=True):
+            if bundle is None:
+                order.append(own[np.argsort(scores[own], kind="stable")])
+                sizes.append(steps_of(len(own), multiple, minimum))
+            else:
+                going, steps = whole_bundles(bundle, scores[own], multiple, minimum)
+                order.append(own[going])
+                sizes.append(steps)
         units = concatenated([one[: step.sum()] for one, step in zip(order, sizes, strict=True)])
         classes = concatenated([np.full(len(step), i) for i, step in enumerate(sizes)])
         flat = concatenated(sizes)

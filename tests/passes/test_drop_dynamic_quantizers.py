@@ -139,3 +139,147 @@ def test_a_second_run_changes_nothing():
     state = dropped(fused(*product("q_s", "w_s")))
     Pipeline([DropDynamicQuantizers()]).run(state)
     assert not state.records[-1].changed
+
+
+# What is not the product of one quantizer's integers and their scales
+
+
+def integers(zero="q_z", scale=WEIGHT["w_s"], first=DYNAMIC, step="q_s", **more):
+    """x -> `first` -> MatMulInteger -> Cast, times `step` and a stored scale."""
+    tensors = {**WEIGHT, "w_s": np.asarray(scale, F32), **more}
+    names = ["q", "w", *([zero, "w_z"] if zero else [])]
+    return fused(
+        *first if isinstance(first, tuple) else (first,),
+        helper.make_node("MatMulInteger", names, ["i"], "product"),
+        helper.make_node("Cast", ["i"], ["f"], "cast", to=TensorProto.FLOAT),
+        *([helper.make_node("Mul", [step, "w_s"], ["s"], "scales")] if step else []),
+        helper.make_node("Mul", ["f", "s" if step else "w_s"], ["y"], "restore"),
+        tensors=tensors,
+    )
+
+
+OTHER = helper.make_node("DynamicQuantizeLinear", ["minus"], ["o", "o_s", "o_z"], "other")
+BOTH = (DYNAMIC, helper.make_node("Neg", ["x"], ["minus"], "neg"), OTHER)
+REFUSED = {
+    "no zero point": (integers(zero=None), "does not take off the zero point"),
+    "another's zero point": (integers(zero="o_z", first=BOTH), "does not take off the zero point"),
+    "another's scale": (integers(step="o_s", first=BOTH), "something else than the scales"),
+    "no scale of activations": (integers(step=None), "something else than the scales"),
+    "a scale per row": (integers(scale=np.full((4, 1), 0.1)), "shape (4, 1) is none of its 8 output units"),
+    "a scale per entry": (integers(scale=np.full((4, 8), 0.1)), "shape (4, 8) is none of its 8 output units"),
+    "more dimensions": (integers(scale=np.full((1, 1, 8), 0.1)), "adds dimensions"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_functions_are_refused(case):
+    model, reason = REFUSED[case]
+    before = [n.op_type for n in model.graph.node]
+    state = dropped(model)
+    assert [one.reason for one in state.refusals["drop-dynamic-quantizers"] if reason in one.reason]
+    assert kinds(state) == before
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (8,), (1, 8)])
+def test_shapes_of_scales_that_are_rows(shape):
+    model = integers(scale=np.linspace(0.01, 0.02, np.prod(shape, dtype=int)).reshape(shape))
+    state = dropped(model)
+    assert kinds(state) == ["DequantizeLinear", "MatMul"]
+    check(model, state, {"x": RNG.normal(size=(4, 16)).astype(F32)})
+
+
+def test_a_zero_point_for_each_column_and_one_scale():
+    model = integers(scale=0.01, w_z=RNG.integers(-3, 4, 8).astype(np.int8))
+    state = dropped(model)
+    assert kinds(state) == ["DequantizeLinear", "MatMul"]
+    check(model, state, {"x": RNG.normal(size=(4, 16)).astype(F32)})
+
+
+# Integers behind a QuantizeLinear
+
+
+STEP = {"a": np.asarray(0.05, F32), "a_z": np.asarray(100, np.uint8)}
+GREATEST = helper.make_node("ReduceMax", ["x"], ["m"], "greatest", keepdims=0)
+STATIC = helper.make_node("QuantizeLinear", ["x", "a", "a_z"], ["q"], "quantize")
+
+
+@pytest.mark.parametrize("scale", [0.01, WEIGHT["w_s"]])
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_product_behind_a_quantize_linear(scale, apart):
+    """The two scales are multiplied in the graph, or in the file already."""
+    given = scale if apart else np.asarray(scale, F32) * STEP["a"]
+    model = integers("a_z", given, STATIC, "a" if apart else None, **STEP)
+    feeds = {"x": RNG.normal(size=(4, 16)).astype(F32)}
+    (want,) = run(open_session(model.SerializeToString()), feeds).values()
+    state = dropped(model)
+    assert kinds(state) == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]
+    assert not state.refusals
+    (got,) = run(open_session(state.model, optimize=False), feeds).values()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+    Pipeline([FoldQuantizers()]).run(state)
+    assert kinds(state) == ["MatMul"] and {record.bits for record in state.quantizers.values()} == {8}
+
+
+def test_a_convolution_behind_a_quantize_linear(tmp_path):
+    w = RNG.integers(-127, 128, (6, 3, 3, 3)).astype(np.int8)
+    scale = RNG.uniform(0.01, 0.02, (6, 1, 1)).astype(F32) * STEP["a"]
+    nodes = [
+        STATIC,
+        helper.make_node("ConvInteger", ["q", "w", "a_z"], ["i"], "product", pads=[1, 1, 1, 1]),
+        helper.make_node("Cast", ["i"], ["f"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"], "restore"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 6, 6, 6])],
+        [numpy_helper.from_array(array, name) for name, array in {"w": w, "s": scale, **STEP}.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    feeds = {"x": RNG.normal(size=(2, 3, 6, 6)).astype(F32)}
+    (want,) = run(open_session(model.SerializeToString()), feeds).values()
+    state = dropped(model)
+    assert kinds(state) == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "Conv"]
+    (got,) = run(open_session(state.model, optimize=False), feeds).values()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+    along_columns = numpy_helper.from_array(np.full((6,), 0.1, F32), "s")
+    model.graph.initializer[1].CopyFrom(along_columns)
+    state = dropped(model)
+    assert "none of its 6 output units" in state.refusals["drop-dynamic-quantizers"][0].reason
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (integers(None, 0.01, STATIC, None, **STEP), "does not take off the zero point that QuantizeLinear"),
+        (integers("b_z", 0.01, STATIC, None, **STEP, b_z=np.asarray(3, np.uint8)), "does not take off"),
+        (
+            integers("a_z", 0.01, (STATIC, GREATEST), "m", **STEP),
+            "something else than the scales",
+        ),
+        (
+            integers("a_z", 0.01, helper.make_node("Cast", ["x"], ["q"], "quantize", to=2), None, **STEP),
+            "neither QuantizeLinear nor DynamicQuantizeLinear",
+        ),
+    ],
+)
+def test_other_products_of_integers_are_refused(model, reason):
+    state = dropped(model)
+    assert reason in state.refusals["drop-dynamic-quantizers"][0].reason and "MatMulInteger" in kinds(state)
+
+
+def test_the_fused_product_has_the_numbers_of_its_quantizer():
+    names = ["q", "w", "a", "w_s", "a_z", "w_z"]
+    node = helper.make_node("MatMulIntegerToFloat", names, ["y"], "n", domain="com.microsoft")
+    model = fused(STATIC, node, tensors={**WEIGHT, **STEP})
+    feeds = {"x": RNG.normal(size=(4, 16)).astype(F32)}
+    (want,) = run(open_session(model.SerializeToString()), feeds).values()
+    state = dropped(model)
+    (got,) = run(open_session(state.model, optimize=False), feeds).values()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+    for index, name, text in ((2, "w_s", "another scale"), (4, "b", "zero point")):
+        node.input[index] = name
+        state = dropped(fused(STATIC, node, tensors={**WEIGHT, **STEP, "w_s": np.full(1, 0.1, F32)}))
+        assert text in state.refusals["drop-dynamic-quantizers"][0].reason
+        node.input[index] = names[index]

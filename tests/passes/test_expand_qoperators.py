@@ -250,3 +250,83 @@ def test_channels_that_come_last_are_refused():
     )
     state = expanded(model_of([node], parameters(**X, **Y), {"x": [1, 4, 4, 3]}, "q"))
     assert state.refusals["expand-qoperators"][0].reason == "its channels come last"
+
+
+# Products in blocks
+
+
+def packed(array, bits):
+    """Numbers of so many bits, as bytes: the first in the lowest bits."""
+    array = np.pad(array, [(0, 0), (0, -array.shape[1] % (8 // bits))])
+    parts = [array[:, i :: 8 // bits] << (bits * i) for i in range(8 // bits)]
+    return np.bitwise_or.reduce(parts).astype(U8)
+
+
+def blocked(bits=4, block=16, size=64, units=12, zeros=None, bias=False, more=(), **attributes):
+    """MatMulNBits with random weights; zero points packed, as floats, or left out."""
+    blocks = -(-size // block)
+    weight = RNG.integers(0, 2**bits, (units, blocks * block))
+    points = RNG.integers(0, 2**bits, (units, blocks))
+    tensors = {
+        "w": packed(weight, bits).reshape(units, blocks, block * bits // 8),
+        "s": RNG.uniform(0.01, 0.02, (units, blocks)).astype(F32),
+    }
+    if zeros is not None:
+        tensors["z"] = packed(points, bits).reshape(-1) if zeros == "packed" else points.astype(F32)
+    if bias:
+        tensors["b"] = RNG.normal(size=units).astype(F32)
+    names = ["x", "w", "s", "z" if zeros else "", *(["", "b"] if bias else more)]
+    attributes = {"K": size, "N": units, "bits": bits, "block_size": block, **attributes}
+    node = helper.make_node("MatMulNBits", names, ["y"], "product", domain="com.microsoft", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, units])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+@pytest.mark.parametrize("size", [64, 72, 40])  # 40 and 72: the last block is short
+@pytest.mark.parametrize("block", [16, 32, 128])
+@pytest.mark.parametrize(
+    ("bits", "zeros"), [(4, None), (4, "packed"), (4, "floats"), (8, None), (8, "packed")]
+)
+def test_products_in_blocks(bits, zeros, block, size):
+    model = blocked(bits, block, size, zeros=zeros, bias=zeros is None, accuracy_level=0)
+    x = RNG.normal(size=(2, 3, size)).astype(F32)
+    (want,) = run(open_session(model.SerializeToString()), {"x": x}).values()
+    state = expanded(model)
+    assert [n.op_type for n in state.model.graph][:2] == ["DequantizeLinear", "MatMul"]
+    assert not state.refusals
+    (got,) = run(open_session(state.model, optimize=False), {"x": x}).values()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    Pipeline([FoldQuantizers()]).run(state)
+    assert "DequantizeLinear" not in [n.op_type for n in state.model.graph]
+    (record,) = state.quantizers.values()
+    assert (record.block, record.axis, record.bits) == (block, 0, bits if zeros is None else record.bits)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"bits": 2}, "weights of 2 bits"),
+        ({"more": ["g"]}, "g_idx"),
+        ({"zeros": "floats"}, "no integers"),
+        ({"K": 128}, "its sizes want 12 x 64"),
+        ({"N": 11}, "its sizes want 11 x 32"),
+        ({"block_size": 0}, "no sizes"),
+    ],
+)
+def test_other_products_in_blocks_stay(options, reason):
+    model = blocked(**options)
+    for tensor in model.graph.initializer:
+        if tensor.name == "z":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + F32(0.5), "z"))
+    if "more" in options:
+        model.graph.initializer.append(numpy_helper.from_array(np.arange(64, dtype=np.int32) // 16, "g"))
+    state = expanded(model)
+    (told,) = state.refusals["expand-qoperators"]
+    assert reason in told.reason and [n.op_type for n in state.model.graph] == ["MatMulNBits"]

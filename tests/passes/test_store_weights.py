@@ -120,7 +120,7 @@ def test_steps_of_blocks_are_stored_in_eight_bits(build):
     ("low", "high", "kernel", "dtype"),
     [
         (-10, 245, "MatMulNBits", np.uint8),
-        (-3, 12, "MatMulNBits", np.int8),
+        (-3, 28, "MatMulNBits", np.int8),
         (-8, 7, "MatMulNBits", ir.DataType.INT4.numpy()),
         (-(2**9), 2**9 - 1, "Gemm", np.int16),
         (-(2**15), 2**15 - 1, "Gemm", np.int16),
@@ -137,6 +137,36 @@ def test_any_lattice_is_stored(build, low, high, kernel, dtype):
     x = normal(5, 70)
     plain = run(open_session(model, optimize=False), {"x": x})["y"]
     np.testing.assert_allclose(plain, x @ record.quantize(weight).T, rtol=1e-4, atol=1e-4)
+    assert np.abs(run(open_session(model), {"x": x})["y"] - plain).max() < 0.02 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize(
+    ("ends", "dtype", "least", "zeros"),
+    [
+        ([(-8, 7)] * 4, ir.DataType.INT4, 0.01, False),
+        ([(-8, 7), (-7, 8), (-3, 8), (-8, 2)], ir.DataType.INT4, -0.04, False),  # the step turns negative
+        ([(-15, 0), (0, 15), (-8, 7), (-7, 8)], ir.DataType.UINT4, 0.01, True),
+        ([(3, 15), (-15, -9), (0, 0), (-8, 8)], ir.DataType.INT8, 0.01, False),  # 17 integers in a block
+    ],
+)
+def test_integers_of_four_bits_in_each_block(build, ends, dtype, least, zeros):
+    rng = np.random.default_rng(0)
+    integers = np.concatenate([rng.integers(low, high + 1, (16, 8)) for low, high in ends])
+    for block, (low, high) in enumerate(ends):
+        integers[block * 16 : block * 16 + 2] = [[low], [high]]
+    steps = np.repeat(np.linspace(0.01, 0.04, 4, dtype=F32)[:, None], 8, axis=1) * F32(1.1)
+    record = Quantizer(steps, -15, 15, 0, 16)
+    weight = integers.astype(F32) * record.steps_for(integers.shape)
+    model = build("(float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", w=weight)
+    stored(model, records={"w": record})
+    (node,) = [node for node in model.graph if node.op_type == "DequantizeLinear"]
+    assert node.inputs[0].dtype is dtype and len(node.inputs) == 2 + zeros
+    scale = node.inputs[1].const_value
+    assert scale is None or np.sign(scale.numpy().min()) == np.sign(least)
+    x = normal(5, 64)
+    plain = run(open_session(model, optimize=False), {"x": x})["y"]
+    np.testing.assert_allclose(plain, x @ weight, rtol=1e-5, atol=1e-5)
+    assert [node.op_type for node in executed_kernels(model)] == ["MatMulNBits"]
     assert np.abs(run(open_session(model), {"x": x})["y"] - plain).max() < 0.02 * np.abs(plain).max()
 
 
