@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from getac.axes.wishes import Wishes, check_globs
+from getac.axes.wishes import Wishes
 from getac.data.calibration import CalibrationData
 from getac.measure import layer_bits, parameter_bits
 from getac.notes import run_notes
@@ -23,6 +23,7 @@ from getac.plans.structure import structure_of
 from getac.quantizer import Quantizer
 from getac.units.choice import Choice
 from getac.units.masking import keeper, masked_copy
+from getac.verifying.recorded import Recorded, Rounded
 from getac.verifying.verification import Models
 
 __all__ = ["Compressed", "analysed", "compress", "runs_on_integers"]
@@ -73,7 +74,6 @@ def compress(
     assert state.analysis is not None and state.shapes is not None
     if not state.bindings:  # sizes that data settled may be others than those the file was made for
         check_declared_outputs(state.model.graph, state.shapes)
-    check_globs(state.analysis, "keep", how.keep)
     sizes = {**state.shapes.symbols, **state.bindings}
     structure = structure_of(state.model, state.shapes)
     integer = runs_on_integers(state) if how.replayed is None else how.replayed.integer
@@ -83,13 +83,13 @@ def compress(
     notes = run_notes(original, analysis, choice, state, how, integer)
     if how.replayed is not None:
         notes.append(f"units and bits are those of the plan {how.replayed}")
-    folded, quantized = state.model.clone(), bool(state.quantizers)
+    folded = Recorded.of(state.model.clone(), state)
     whole = choice.exact or not choice.removed
-    reference = folded if whole else masked_copy(state.model, analysis, choice)
+    reference = folded if whole else Recorded.of(masked_copy(state.model, analysis, choice), state)
     keep = keeper(state.model.graph, analysis, choice)
 
     how.run(state, *pruning_passes())
-    sliced = state.model.clone()
+    sliced = Recorded.of(state.model.clone(), state)
 
     own = set(state.quantizers)
     if integer:
@@ -113,10 +113,14 @@ def compress(
         keep=how.keep,
         integer=integer,
     )
+    adds = bool(own) and not own >= set(state.quantizers)
+    planned = Recorded.of(state.model.clone(), state) if adds else sliced
     how.run(state, *how.lowering_passes(integer))
     declare_outputs(state.model)
 
-    models = Models(original, folded, reference, sliced, state.model, quantized, keep)
+    floats = (folded.model, reference.model, sliced.model)
+    rounded = Rounded(folded, reference, sliced, planned) if folded.records else None
+    models = Models(original, *floats, state.model, rounded, keep)
     return Compressed(models, state, choice, plan, bits, total_bits, sizes, integer, replayed, notes)
 
 

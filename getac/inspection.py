@@ -76,8 +76,7 @@ class Inspection:
         layers: Operators that multiply or read stored floats, in execution order.
         quantizers: Value -> its record.
         refusals: Pass -> what it left as it was; `infer-axes` lists the operators without a rule.
-        origins: Node that the file does not have -> the node of the file that it was made for, and by which
-            passes.
+        origins: Node that a pass made or changed -> the node of the file that it stands for, and the passes.
         warnings: What came of `prune`: that masked then differs from sliced, or that nothing was opened.
         suboptimal: What a quantized file could have better for onnxruntime; `getac lower` mends it.
     """
@@ -131,17 +130,16 @@ def inspect(
         frozen=[frozen_entry(one) for one in analysis.frozen],
         quantizers={str(value.name): quantizer_entry(q) for value, q in state.quantizers.items()},
         refusals=state.refusals,
-        origins=made_nodes(state.model),
+        origins=touched_nodes(state.model),
         warnings=prune_warnings(analysis, wishes.prune),
         suboptimal=suboptimal(original),
         network=analysis.graph,
     )
 
 
-def made_nodes(model: ir.Model) -> dict[str, str]:
-    """The nodes that passes made, where they have a name of their own."""
+def touched_nodes(model: ir.Model) -> dict[str, str]:
     known = {node.name or node.op_type: provenance_of(node) for node in model.graph.all_nodes()}
-    return {name: str(origin) for name, origin in known.items() if origin.passes and origin.source != name}
+    return {name: str(origin) for name, origin in known.items() if origin.passes}
 
 
 def class_entry(one: PruningClass, per_unit: Cost, opened: bool) -> ClassEntry:

@@ -132,10 +132,15 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     shown = {*(one.node for one in inspection.frozen), *(one.name for one in inspection.layers)}
     shown |= {one.where for many in inspection.refusals.values() for one in many}
     origins = {name: origin for name, origin in inspection.origins.items() if name in shown}
-    parts.extend(Text(f"{name}: made for {origin}", style="dim") for name, origin in origins.items())
+    parts.extend(Text(origin_line(name, origin), style="dim") for name, origin in origins.items())
     for name, many in inspection.refusals.items():
         parts.extend(Text(f"{name}: {one.where}: {one.reason}", style="dim") for one in many)
     return Group(*parts)
+
+
+def origin_line(name: str, origin: str) -> str:
+    """What a node was made for; of one of the file itself, the passes that changed it."""
+    return origin if origin.startswith(f"{name} (after ") else f"{name}: made for {origin}"
 
 
 def layer_cost_table(layers: Sequence[LayerCost]) -> Table:

@@ -13,7 +13,7 @@ import pytest
 
 from getac.errors import PassError
 from getac.onnx_graph.edit import replace_tensor
-from getac.pipeline import Announcer, Fact, PassRecord, Pipeline, Refusal, State
+from getac.pipeline import Announcer, Effect, Fact, PassRecord, Pipeline, Refusal, State
 
 F32 = np.float32
 
@@ -27,6 +27,7 @@ class Fake:
     needs: frozenset[Fact] = frozenset()
     gives: frozenset[Fact] = frozenset()
     keeps: frozenset[Fact] = frozenset()
+    effect: Effect = Effect.NONE
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def state(build):
 
 
 def changed(state, action):
-    Pipeline([Fake(action)], language={}).run(state)
+    Pipeline([Fake(action, effect=Effect.INTERFACE)], language={}).run(state)
     return state.records[-1].changed
 
 
@@ -197,7 +198,32 @@ def replaced_until_the_id_recurs(state):
             break
 
 
+def another_name(state):
+    state.model.graph.node(0).outputs[0].name = "other"
+
+
+def another_input_shape(state):
+    state.model.graph.inputs[0].shape = ir.Shape([7, 3])
+
+
+def an_open_size(state):
+    state.model.graph.inputs[0].shape = ir.Shape(["N", 3])
+
+
+def another_type(state):
+    state.model.graph.node(0).outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
+
+
+def another_opset(state):
+    state.model.graph.opset_imports["mine"] = 3
+
+
+def another_domain(state):
+    state.model.graph.node(1).domain = "mine"
+
+
 CHANGES = (
+    *(another_name, another_input_shape, an_open_size, another_type, another_opset, another_domain),
     *(rename_operator, other_attribute, other_edge, other_weight, other_output, one_node_more),
     *(one_tensor_less, inside_a_subgraph, replaced_until_the_id_recurs),
 )
@@ -218,6 +244,92 @@ def test_looking_is_no_change(state):
         state.quantizers = {}
 
     assert not changed(state, look)
+
+
+def test_sizes_are_forgotten_with_the_shape_of_an_input(state):
+    state.facts = {Fact.SHAPES}
+    Pipeline([Fake(an_open_size)], language={}).run(state)
+    assert state.facts == set()
+
+
+def twice_in_place(state):
+    array = state.model.graph.initializers["W"].const_value.numpy()
+    array *= 2
+
+
+def test_arrays_cannot_be_edited_in_place(state):
+    array = np.ones(3, F32)
+    state.model.graph.initializers["W"].const_value = ir.Tensor(array, name="W")
+    with pytest.raises(ValueError, match="read-only"):
+        Pipeline([Fake(twice_in_place)]).run(state)
+    replace_tensor(state.model.graph.initializers["W"], np.full(3, 5, F32))
+    with pytest.raises(ValueError, match="read-only"):  # nor those that a pass made
+        Pipeline([Fake(), Fake(twice_in_place)]).run(state)
+    assert np.array_equal(array, np.ones(3, F32)) and array.flags.writeable
+
+
+# What a pass may leave
+
+
+def cast_output(state):
+    graph = state.model.graph
+    old = graph.outputs[0]
+    cast = ir.node("Cast", [old], {"to": 11})
+    graph.append(cast)
+    old.name, cast.outputs[0].name = "before", old.name
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.DOUBLE), old.shape
+    graph.outputs[0] = cast.outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "found"),
+    [
+        (other_output, "outputs", "b"),
+        (cast_output, "outputs", "y: double[2, 3]"),
+        (another_input_shape, "inputs", "x: float[7, 3]"),
+    ],
+)
+def test_other_inputs_or_outputs_are_an_error_unless_the_pass_says_so(state, action, kind, found):
+    with pytest.raises(PassError, match=f"the pass fake changes the model's {kind}") as error:
+        Pipeline([Fake(action)], language={}).run(State(state.model.clone()))
+    assert error.value.found == found and "Effect.INTERFACE" in error.value.hint
+    Pipeline([Fake(action, effect=Effect.INTERFACE)], language={}).run(state)
+    assert state.records[-1].changed
+
+
+def test_values_that_nothing_computes(state):
+    with pytest.raises(PassError, match="the pass fake left a value that nothing computes") as error:
+        Pipeline([Fake(lambda state: state.model.graph.remove(state.model.graph.node(2)))]).run(state)
+    assert error.value.where.startswith("y, an output of ")
+
+
+@pytest.mark.parametrize("program", [None, 42, "model.onnx"])
+def test_what_is_no_model(state, program):
+    def leave(state):
+        state.program = program
+
+    with pytest.raises(PassError, match="the pass fake left no model") as error:
+        Pipeline([Fake(leave)]).run(state)
+    assert error.value.found == type(program).__name__
+    with pytest.raises(PassError, match="this is nothing that passes can edit"):
+        Pipeline([]).run(State(program))
+
+
+def test_an_effect_that_is_none(state):
+    with pytest.raises(PassError, match="the pass fake has an unknown effect") as error:
+        Pipeline([Fake(other_output, effect="rounds")], language={}).run(state)
+    assert error.value.found == "'rounds'" and "Effect.ROUNDS" in error.value.required
+
+
+def test_a_choice_is_forgotten_with_the_classes_that_it_is_about(state):
+    passes = [Fake(gives=frozenset({Fact.AXES})), Fake(gives=frozenset({Fact.CHOSEN}))]
+    Pipeline(passes, language={}).run(state)
+    assert state.facts == {Fact.AXES, Fact.CHOSEN}
+    again = Fake(name="again", gives=frozenset({Fact.AXES}))
+    with pytest.raises(PassError, match="the pass taker cannot run here") as error:
+        Pipeline([again, Fake(name="taker", needs=frozenset({Fact.CHOSEN}))], language={}).run(state)
+    assert state.facts == {Fact.AXES}
+    assert error.value.hint.startswith("it held until again: give it again behind that")
 
 
 def test_the_runner_keeps_no_replaced_tensor_alive(state):

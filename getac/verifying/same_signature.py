@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from getac.data.calibration import InputSpec
 from getac.errors import BadInputError
+from getac.onnx_graph.interface import described, dims, same_sizes
 from getac.onnx_graph.model_file import ModelFile
 
 __all__ = ["common_signature"]
@@ -55,30 +56,11 @@ def differ(kind: str, a: ModelFile, b: ModelFile, expected: str, found: str) -> 
     )
 
 
-def same_sizes(one: tuple[object, ...] | None, other: tuple[object, ...] | None) -> bool:
-    """Whether no size contradicts another; a dynamic one fits any."""
-    if one is None or other is None:
-        return True
-    pairs = list(zip(one, other, strict=False))
-    return len(one) == len(other) and not any(
-        isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs
-    )
-
-
 def same_kind(one: ir.DataType | None, other: ir.DataType | None) -> bool:
     """Whether two types are the same, or floats of any precision."""
     if one is None or other is None or one == other:
         return True
     return one.is_floating_point() and other.is_floating_point()
-
-
-def dims(value: ir.Value) -> tuple[object, ...] | None:
-    return None if value.shape is None else tuple(value.shape)
-
-
-def described(value: ir.Value) -> str:
-    sizes = "?" if value.shape is None else ", ".join(map(str, value.shape))
-    return f"{value.name}: {value.dtype.name.lower() if value.dtype else '?'}[{sizes}]"
 
 
 def narrowed(spec: InputSpec, other: InputSpec) -> InputSpec:

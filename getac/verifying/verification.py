@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from getac.runtime import open_session, run
@@ -16,15 +16,21 @@ from getac.verifying.agreement import (
     Agreement,
     Batch,
     Departure,
+    KeepMasks,
     compare_outputs,
     first_departure,
     relative_bound,
 )
 from getac.verifying.differences import INFINITE_DB
+from getac.verifying.pieces import Piece, compare_pieces
+from getac.verifying.recorded import Rounded, Running
 
 __all__ = ["Models", "Verification", "verify"]
 
-KeepMasks = Mapping[str, Sequence[npt.NDArray[np.bool_]]]
+# What rounds by ranges that it measures on its input.
+MEASURING = frozenset(
+    ("DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulNBits")
+)  # fmt: skip
 
 ROUNDING = 1e-6
 """What is left where float32 numbers should cancel, relative to the greatest of them: a few roundings."""
@@ -41,7 +47,7 @@ class Models:
             the one before slicing.
         sliced: Without the removed units, in floats.
         lowered: The result.
-        quantized: Whether the model that was read has quantizers, which are folded into floats.
+        rounded: The stages with the quantizers that the model arrived with; None if it has none.
         keep: Gives, by value, which indices of each dimension of the reference the sliced model still has.
     """
 
@@ -50,7 +56,7 @@ class Models:
     reference: ir.Model
     sliced: ir.Model
     lowered: ir.Model
-    quantized: bool
+    rounded: Rounded | None
     keep: Callable[[], KeepMasks]
 
 
@@ -59,9 +65,11 @@ class Verification:
     """How the stages agree with each other.
 
     Args:
-        folded: The folded model against the one that was read.
-        sliced: The sliced model against its reference.
-        lowered: The result against the sliced model.
+        folded: The folded model, its quantizers running, against the one that was read.
+        sliced: The sliced model against its reference, both in floats.
+        rounded: The same with the quantizers running that the model arrived with; empty if it has none.
+        added: What the quantizers that lowering adds to these make of the sliced model; empty likewise.
+        lowered: The result against the sliced model, with the quantizers running that the model arrived with.
         kernels: The result as onnxruntime optimises it against the same graph without optimisation.
         original: The result against the model that was read.
         samples: How many samples were compared.
@@ -72,6 +80,8 @@ class Verification:
 
     folded: Sequence[Agreement]
     sliced: Sequence[Agreement]
+    rounded: Sequence[Agreement]
+    added: Sequence[Agreement]
     lowered: Sequence[Agreement]
     kernels: Sequence[Agreement]
     original: Sequence[Agreement]
@@ -87,27 +97,54 @@ class Verification:
 
 def verify(models: Models, batches: Sequence[Batch], *, generated: bool) -> Verification:
     """Runs every stage on the same inputs under onnxruntime and holds the differences to `BOUNDS`."""
+    running = None if models.rounded is None else models.rounded.running()
     # A model with quantizers means what it says: onnxruntime's own fusions of it may be wrong.
-    original = outputs_of(models.original, batches, optimize=not models.quantized)
-    stages = (models.folded, models.reference, models.sliced, models.lowered)
-    folded, reference, sliced, lowered = (outputs_of(model, batches) for model in stages)
-    plain = outputs_of(models.lowered, batches, optimize=False)
+    original = outputs_of(models.original, batches, optimize=running is None)
+    reference, sliced, lowered = (
+        outputs_of(model, batches) for model in (models.reference, models.sliced, models.lowered)
+    )
     found = Verification(
-        folded=compare_outputs(original, folded),
+        folded=[] if running else compare_outputs(original, outputs_of(models.folded, batches)),
         sliced=compare_outputs(reference, sliced),
+        rounded=[],
+        added=[],
         lowered=compare_outputs(sliced, lowered),
-        kernels=compare_outputs(plain, lowered),
+        kernels=compare_outputs(outputs_of(models.lowered, batches, optimize=False), lowered),
         original=compare_outputs(original, lowered),
         samples=sum(samples_in(batch) for batch in batches),
         generated=generated,
         failures=(),
         departure=None,
     )
+    if running is not None:
+        found = with_rounding(found, running, original, lowered, batches)
     if not generated and is_zero(batches):
         names = ", ".join(batches[0])
         failure = f"calibration: the data is zero in all of {names}: it says nothing of ranges or differences"
         return replace(found, failures=(failure,), departure=Departure(next(iter(batches[0])), 0.0))
-    return judged(found, models, batches[0], ROUNDING * greatest([*batches, *original]))
+    floor = ROUNDING * greatest([*batches, *original])
+    if running is None:
+        return judged(found, stages_in_floats(found, models, floor), batches)
+    return judged(found, stages_that_round(found, models, running, batches, floor), batches)
+
+
+def with_rounding(
+    found: Verification,
+    running: Running,
+    original: Sequence[Batch],
+    lowered: Sequence[Batch],
+    batches: Sequence[Batch],
+) -> Verification:
+    """The verification with what is asked of a model that arrived quantized, as it is written."""
+    stages = (running.folded, running.reference, running.sliced, running.planned)
+    folded, masked, sliced, planned = (outputs_of(model, batches, optimize=False) for model in stages)
+    return replace(
+        found,
+        folded=compare_outputs(original, folded),
+        rounded=compare_outputs(masked, sliced),
+        added=compare_outputs(sliced, planned),
+        lowered=compare_outputs(sliced, lowered),
+    )
 
 
 def greatest(batches: Sequence[Batch]) -> float:
@@ -143,6 +180,7 @@ class Stage:
         floor: See `negligible`.
         models: The reference and the result, to look for the first value that departs.
         keep: As in `Models`, where the result has lost units.
+        pieces: Compares models that round alike piece by piece; asked where outputs depart, which they may.
     """
 
     agreements: Sequence[Agreement]
@@ -151,17 +189,26 @@ class Stage:
     floor: float
     models: tuple[ir.Model, ir.Model] | None = None
     keep: Callable[[], KeepMasks] = dict
+    pieces: Callable[[], Sequence[Agreement]] | None = None
+
+    @cached_property
+    def failing(self) -> Sequence[Agreement]:
+        """The outputs, or the values between quantizers, that depart."""
+        outputs = [one for one in self.agreements if self.counts(one)]
+        return [one for one in self.pieces() if self.counts(one)] if outputs and self.pieces else outputs
 
     def failures(self) -> list[str]:
-        return [self.failure(one) for one in self.agreements if self.counts(one)]
+        return [self.failure(one) for one in self.failing]
 
     def counts(self, one: Agreement) -> bool:
         return self.departs(one) and not negligible(one, self.floor)
 
-    def departure(self, batch: Batch) -> Departure | None:
+    def departure(self, batches: Sequence[Batch]) -> Departure | None:
+        if self.pieces is not None:
+            return Departure(self.failing[0].output, self.failing[0].relative)
         if self.models is None:
             return None
-        return first_departure(*self.models, batch, self.counts, self.keep())
+        return first_departure(*self.models, batches, self.counts, self.keep())
 
 
 def negligible(one: Agreement, floor: float) -> bool:
@@ -175,12 +222,12 @@ def negligible(one: Agreement, floor: float) -> bool:
     return one.finite and one.max_abs <= max(floor if zero else 0.0, float(np.finfo(np.float32).tiny))
 
 
-def judged(found: Verification, models: Models, batch: Batch, floor: float) -> Verification:
+def judged(found: Verification, stages: Sequence[Stage], batches: Sequence[Batch]) -> Verification:
     """The verification with its failures, and the first value at which things went wrong."""
-    failed = [stage for stage in stages(found, models, floor) if stage.failures()]
+    failed = [stage for stage in stages if stage.failures()]
     if not failed:
         return found
-    departure = failed[0].departure(batch)
+    departure = failed[0].departure(batches)
     if departure is None:
         worst = max((one for stage in failed for one in stage.agreements), key=lambda one: one.relative)
         departure = Departure(worst.output, worst.relative)
@@ -189,38 +236,57 @@ def judged(found: Verification, models: Models, batch: Batch, floor: float) -> V
     )
 
 
-def stages(found: Verification, models: Models, floor: float) -> list[Stage]:
-    """The comparisons that count, in order; the noise of quantizers in the model is no failure of a stage.
-
-    A model with quantizers that lost no units must come out as it was, its rounding included: then that
-    is asked, and not how far its own quantizers are from floats.
-    """
-    slicing = slicing_stage(found.sliced, relative_bound(models.reference), floor, models)
-    kernels = noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor)
-    if models.quantized and models.reference is models.folded:
-        pair = (models.original, models.lowered)
-        bound = original_bound(found, floor)
-        return [slicing, kernels, noise_stage("original", found.original, bound, floor, pair)]
-    folding_bound = BOUNDS.lowered_sqnr if models.quantized else BOUNDS.folded_sqnr
+def stages_in_floats(found: Verification, models: Models, floor: float) -> list[Stage]:
+    """The comparisons that count, in order."""
+    pair = (models.original, models.folded)
     return [
-        noise_stage("folded", found.folded, folding_bound, floor, (models.original, models.folded)),
-        slicing,
+        noise_stage("folded", found.folded, BOUNDS.folded_sqnr, floor, pair),
+        slicing_stage(found.sliced, floor, models),
         noise_stage("lowered", found.lowered, BOUNDS.lowered_sqnr, floor, (models.sliced, models.lowered)),
-        kernels,
+        noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor),
     ]
 
 
-def original_bound(found: Verification, floor: float) -> float:
-    """The bound in dB for a model with quantizers, lower where the result rounds more than the model does.
+def stages_that_round(
+    found: Verification, models: Models, running: Running, batches: Sequence[Batch], floor: float
+) -> list[Stage]:
+    """The comparisons that count for a model with quantizers, which must come out with their rounding."""
+    assert models.rounded is not None
+    own = models.rounded.folded.records, models.rounded.sliced.records
+    bound = recognized_bound(models.original)
+    recognized = noise_stage("recognized", found.folded, bound, floor)
+    recognized = replace(
+        recognized, pieces=lambda: compare_pieces(models.original, running.folded, own[0], batches, {})
+    )
+    masked = slicing_stage(found.rounded, floor, models)
+    masked = replace(
+        masked,
+        pieces=lambda: compare_pieces(running.reference, running.sliced, own[1], batches, models.keep()),
+    )
+    pair = (running.sliced, models.lowered)
+    return [
+        recognized,
+        slicing_stage(found.sliced, floor, models),
+        masked,
+        noise_stage("lowered", found.lowered, quantized_bound(found, floor), floor, pair),
+        noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor),
+    ]
 
-    What the result rounds by itself is the noise of lowering beyond that of folding the model's quantizers.
+
+def recognized_bound(original: ir.Model) -> float:
+    """The bound in dB for records: that of kernels where the model itself rounds what no record says.
+
+    Ranges that are measured on every input are no records; floats of 16 bits round in other places.
     """
-    added = [
-        max(noise(one) - noise(other), 0.0)
-        for one, other in zip(found.lowered, found.folded, strict=True)
-        if not negligible(one, floor)
-    ]
-    allowed = 10 ** (-BOUNDS.original_sqnr / 10) + 2 * max(added, default=0.0)
+    measured = any(node.op_type in MEASURING for node in original.graph.all_nodes())
+    coarse = relative_bound(original) > BOUNDS.sliced_relative[ir.DataType.FLOAT]
+    return BOUNDS.kernels_sqnr if measured or coarse else BOUNDS.recognized_sqnr
+
+
+def quantized_bound(found: Verification, floor: float) -> float:
+    """The bound in dB for a model with quantizers, lower where lowering adds some of its own."""
+    added = [noise(one) for one in found.added if not negligible(one, floor)]
+    allowed = 10 ** (-BOUNDS.quantized_sqnr / 10) + 2 * max(added, default=0.0)
     return max(BOUNDS.lowered_sqnr, float(-10 * np.log10(allowed)))
 
 
@@ -229,11 +295,13 @@ def noise(one: Agreement) -> float:
     return float(10 ** (-one.sqnr_db / 10))
 
 
-def slicing_stage(agreements: Sequence[Agreement], bound: float, floor: float, models: Models) -> Stage:
+def slicing_stage(agreements: Sequence[Agreement], floor: float, models: Models) -> Stage:
+    bound = relative_bound(models.reference)
+
     def failure(one: Agreement) -> str:
         return (
-            f"sliced: output {one.output} differs from the masked model by {one.relative:.2g} relative,"
-            f" bound {bound:g}"
+            f"sliced: {subject(one)} differs from the masked model by {one.relative:.2g} relative,"
+            f" bound {bound:g}{behind(one)}"
             if one.finite
             else not_comparable("sliced", one)
         )
@@ -255,7 +323,7 @@ def noise_stage(
 
     def failure(one: Agreement) -> str:
         return (
-            f"{name}: output {one.output} has an SQNR of {one.sqnr_db:.1f} dB, bound {bound:.3g} dB"
+            f"{name}: {subject(one)} has an SQNR of {one.sqnr_db:.1f} dB, bound {bound:.3g} dB{behind(one)}"
             if one.finite
             else not_comparable(name, one)
         )
@@ -268,5 +336,15 @@ def noise_stage(
 
 def not_comparable(name: str, one: Agreement) -> str:
     if np.isinf(one.relative):
-        return f"{name}: output {one.output} has another shape than it should have"
-    return f"{name}: output {one.output} is NaN or infinite where it should not be, or the other way round"
+        return f"{name}: {subject(one)} has another shape than it should have"
+    return f"{name}: {subject(one)} is NaN or infinite where it should not be, or the other way round"
+
+
+def subject(one: Agreement) -> str:
+    return f"{'value' if isinstance(one, Piece) else 'output'} {one.output}"
+
+
+def behind(one: Agreement) -> str:
+    """Which quantizers are at fault."""
+    names = one.behind if isinstance(one, Piece) else ()
+    return f", behind the quantizer{'s' * (len(names) > 1)} of {', '.join(names)}" if names else ""

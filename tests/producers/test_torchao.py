@@ -29,7 +29,5 @@ def models():
 )
 def test_torchao(models, form, network, integers):
     one = models[form, network]
-    # 2 steps: in the middle between two levels of an inner quantizer a value may go to the other one
-    # 3: MatMulNBits rounds the input of every layer to 8 bits
-    check_lowered(one, integers=integers, steps=3 if not integers else 2 if network == "CNN" else 1)
+    check_lowered(one, integers=integers)
     check_pruned(one)

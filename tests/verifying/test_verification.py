@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from getac.verifying.recorded import Recorded, Rounded
 from getac.verifying.verification import Models, verify
 from tests.traps.naive import GEMM
 
@@ -18,13 +19,13 @@ NET = """(float[N,4] x) => (float[N,4] y) {
 
 @pytest.fixture
 def check(build):
-    """Verifies stages that are all the same, but for the ones given."""
+    """Verifies stages that are all the same, but for the ones given; `rounded`: see `quantized`."""
 
-    def call(quantized=False, **stages):
+    def call(rounded=None, **stages):
         same = {
             name: build(NET, s=F32(2), t=F32(1)) for name in ("original", "folded", "reference", "sliced")
         }
-        models = Models(**{**same, "lowered": same["sliced"], **stages}, quantized=quantized, keep=dict)
+        models = Models(**{**same, "lowered": same["sliced"], **stages}, rounded=rounded, keep=dict)
         batches = [{"x": np.random.default_rng(i).normal(size=(3, 4)).astype(F32)} for i in range(2)]
         return verify(models, batches, generated=False)
 
@@ -33,6 +34,11 @@ def check(build):
 
 def net(build, s=2.0, t=1.0):
     return build(NET, s=F32(s), t=F32(t))
+
+
+def quantized(*models):
+    """The stages of a model that arrived quantized, by models that need no records: the last for the rest."""
+    return Rounded(*(Recorded(models[min(i, len(models) - 1)], {}) for i in range(4)))
 
 
 def test_equal_stages_pass(check):
@@ -60,12 +66,9 @@ def test_lowering_may_be_coarse_but_no_noise(check, build):
     assert found.departure.value == "a"
 
 
-@pytest.mark.parametrize(
-    ("s", "quantized", "passes"), [(2.02, False, True), (2.2, False, False), (2.2, True, True)]
-)
-def test_folding_is_held_to_the_model_that_was_read(check, build, s, quantized, passes):
-    """Where quantizers were folded, their rounding is noise that floats do not have."""
-    found = check(quantized, original=net(build, s=s))
+@pytest.mark.parametrize(("s", "passes"), [(2.02, True), (2.2, False)])
+def test_folding_is_held_to_the_model_that_was_read(check, build, s, passes):
+    found = check(original=net(build, s=s))
     assert found.passed == passes
     if not passes:
         assert found.failures == (found.failures[0],) and found.failures[0].startswith("folded: output y")
@@ -102,9 +105,10 @@ def test_zeros_among_outputs_excuse_no_other(check, build):
     two = lambda s, t: build(text, s=F32(s), o=F32(0), t=F32(t))  # noqa: E731
     same = {name: two(2, 0) for name in ("original", "folded", "sliced")}
     same["reference"] = same["folded"]
-    assert check(True, **same, lowered=two(2, 1e-7)).passed
-    (failure,) = check(True, **{**same, "original": two(3, 0)}, lowered=two(2, 1e-7)).failures
-    assert failure == "original: output y has an SQNR of 9.5 dB, bound 20 dB"
+    rounded = quantized(same["folded"])
+    assert check(rounded, **same, lowered=two(2, 1e-7)).passed
+    (failure,) = check(rounded, **{**same, "original": two(3, 0)}, lowered=two(2, 1e-7)).failures
+    assert failure == "recognized: value y has an SQNR of 9.5 dB, bound 40 dB"
 
 
 def test_outputs_that_are_not_finite_fail(check, build):
@@ -114,21 +118,38 @@ def test_outputs_that_are_not_finite_fail(check, build):
     assert expected in found.failures and not any("dB" in failure for failure in found.failures)
 
 
-def test_a_model_with_quantizers_that_lost_nothing_comes_out_as_it_was(check, build):
-    """Its quantizers may be far from floats; the result may not be far from them."""
-    folded = {"folded": (floats := net(build, s=6)), "reference": floats, "sliced": net(build, s=6)}
-    assert check(True, original=net(build, s=-2), lowered=net(build, s=-2), **folded).passed
-    found = check(True, original=net(build, s=2), lowered=net(build, s=2.6), **folded)
-    assert found.failures[0].startswith("original: output y has an SQNR of") and "20 dB" in found.failures[0]
+def test_a_model_with_quantizers_is_held_to_its_own_rounding(check, build):
+    """Its quantizers may be far from floats; neither the records nor the result may be far from them."""
+    floats = dict.fromkeys(("folded", "reference", "sliced"), net(build, s=6))
+    right, near, off = net(build, s=-2), net(build, s=-2.01), net(build, s=-2.6)
+    assert check(quantized(right), original=right, lowered=right, **floats).passed
+    assert check(quantized(right), original=right, lowered=near, **floats).passed
+    found = check(quantized(right), original=right, lowered=off, **floats)
+    assert found.failures[0].startswith("lowered: output y has an SQNR of") and "20 dB" in found.failures[0]
     assert found.departure.value == "a"
+    found = check(quantized(off), original=right, lowered=off, **floats)
+    assert [failure.split(":")[0] for failure in found.failures] == ["recognized"]
+
+
+def test_slicing_is_held_to_the_masked_model_with_quantizers_running(check, build):
+    """And not the masked model to the one that was read: it has lost units."""
+    floats = dict.fromkeys(("folded", "reference", "sliced"), net(build, s=6))
+    right, masked, sliced = net(build), net(build, s=-5), net(build, s=-5.1)
+    assert check(quantized(right, masked), original=right, lowered=masked, **floats).passed
+    found = check(quantized(right, masked, sliced), original=right, lowered=sliced, **floats)
+    (failure,) = found.failures
+    assert failure.startswith("sliced: value y differs from the masked model by 0.0")
+    assert failure.endswith("bound 0.0001") and found.departure.value == "y"
 
 
 def test_what_the_result_rounds_by_itself_is_allowed(check, build):
-    """As far from the original as from the floats: activations of a few bits, asked for."""
-    model = net(build)
-    stages = {"original": model, "folded": model, "reference": model, "sliced": model}
-    assert check(True, lowered=net(build, s=2.6), **stages).passed
-    assert not check(True, lowered=net(build, s=-2), **stages).passed
+    """As far from the original as the quantizers that lowering adds: activations of a few bits, asked for."""
+    model, coarse = net(build), net(build, s=2.6)
+    stages = dict.fromkeys(("original", "folded", "reference", "sliced"), model)
+    added = quantized(model, model, model, coarse)
+    assert check(added, lowered=coarse, **stages).passed
+    assert not check(quantized(model), lowered=coarse, **stages).passed
+    assert not check(added, lowered=net(build, s=-2), **stages).passed
 
 
 def test_float16_is_held_to_its_own_bound(check, build):
@@ -138,7 +159,7 @@ def test_float16_is_held_to_its_own_bound(check, build):
     batches = [{"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float16)}]
 
     def verified(sliced):
-        models = Models(**{**stages, "sliced": sliced, "lowered": sliced}, quantized=False, keep=dict)
+        models = Models(**{**stages, "sliced": sliced, "lowered": sliced}, rounded=None, keep=dict)
         return verify(models, batches, generated=True)
 
     assert verified(near).passed and verified(near).sliced[0].relative > 1e-4
@@ -159,7 +180,7 @@ def test_onnxruntimes_own_fusions_are_checked(build):
         bs=np.full(8, 1e-3, F32),
         bz=np.zeros(8, np.int32),
     )
-    models = Models(*[model] * 5, quantized=True, keep=dict)
+    models = Models(*[model] * 5, rounded=quantized(model), keep=dict)
     found = verify(models, [{"x": rng.normal(size=(4, 16)).astype(F32)}], generated=True)
     assert any(failure.startswith("kernels: output y has an SQNR of") for failure in found.failures)
     assert found.departure.value == "y" and found.generated
@@ -167,14 +188,12 @@ def test_onnxruntimes_own_fusions_are_checked(build):
 
 def test_a_scalar_input_is_one_sample(build):
     model = build("(float x) => (float y) { y = Relu(x) }")
-    found = verify(
-        Models(*[model] * 5, quantized=False, keep=dict), [{"x": np.array(3, F32)}], generated=True
-    )
+    found = verify(Models(*[model] * 5, rounded=None, keep=dict), [{"x": np.array(3, F32)}], generated=True)
     assert found.passed and found.samples == 1
 
 
 def test_data_that_is_zero_verifies_nothing(build):
-    models = Models(*[net(build)] * 5, quantized=False, keep=dict)
+    models = Models(*[net(build)] * 5, rounded=None, keep=dict)
     zeros = [{"x": np.zeros((3, 4), F32)}]
     found = verify(models, zeros, generated=False)
     assert found.failures == (

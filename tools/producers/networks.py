@@ -1,16 +1,23 @@
-"""The three small networks that every producer quantizes: a CNN, a perceptron, a transformer layer."""
+"""The small networks that producers quantize.
+
+Every producer has a CNN, a perceptron and a transformer layer; some have more: a CNN of many kinds of
+operators, and recurrent ones.
+"""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "SMALL", "Network", "Produced", "Size", "export", "make"]
+__all__ = ["MORE", "NETWORKS", "SMALL", "Network", "Produced", "Size", "export", "make"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class Produced:
 
     Args:
         form: What the tool calls the form, for people.
-        network: Which of `NETWORKS` it is.
+        network: Which of `NETWORKS` or `MORE` it is.
+        standard: The same in ONNX's own operators, where the tool's are others.
     """
 
     producer: str
@@ -51,6 +59,7 @@ class Produced:
     network: str
     model: onnx.ModelProto
     inputs: tuple[Tensor, ...]
+    standard: onnx.ModelProto | None = None
 
 
 class Residual(nn.Module):
@@ -91,6 +100,39 @@ class Layer(nn.Module):
         return x + self.down(self.gelu(self.up(self.norm2(x))))  # type: ignore[no-any-return]
 
 
+class Mixed(nn.Module):
+    """A depthwise convolution around a shortcut, two branches end to end, an average, a stride."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        c = size.channels
+        self.stem, self.deep = nn.Conv2d(3, c, 3, padding=1), nn.Conv2d(c, c, 3, padding=1, groups=c)
+        self.bn, self.point = nn.BatchNorm2d(c), nn.Conv2d(c, c, 1)
+        self.side, self.down = nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(2 * c, 2 * c, 3, stride=2, padding=1)
+        self.head = nn.Linear(2 * c, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.point(F.relu(self.bn(self.deep(x)))))
+        x = F.avg_pool2d(torch.cat([x, F.relu(self.side(x))], 1), 2)
+        x = F.adaptive_avg_pool2d(F.relu(self.down(x)), 1)
+        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, and a linear one on its last state."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], size: Size) -> None:
+        super().__init__()
+        self.layer, self.head = (
+            kind(size.features, size.hidden, batch_first=True),
+            nn.Linear(size.hidden, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
 def perceptron(size: Size) -> nn.Module:
     layers = [
         nn.Linear(size.features, size.hidden),
@@ -101,17 +143,33 @@ def perceptron(size: Size) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(size.hidden, 10))
 
 
-NETWORKS: dict[str, tuple[Callable[[Size], nn.Module], Callable[[Size], tuple[int, ...]]]] = {
-    "CNN": (Residual, lambda size: (size.batch, 3, size.image, size.image)),
+Family = tuple[Callable[[Size], nn.Module], Callable[[Size], tuple[int, ...]]]
+
+
+def images(size: Size) -> tuple[int, ...]:
+    return size.batch, 3, size.image, size.image
+
+
+def sequences(size: Size) -> tuple[int, ...]:
+    return size.batch, size.tokens, size.features
+
+
+NETWORKS: dict[str, Family] = {
+    "CNN": (Residual, images),
     "MLP": (perceptron, lambda size: (size.batch, size.features)),
-    "transformer": (Layer, lambda size: (size.batch, size.tokens, size.features)),
+    "transformer": (Layer, sequences),
+}
+MORE: dict[str, Family] = {
+    "mixed CNN": (Mixed, images),
+    "LSTM": (partial(Recurrent, nn.LSTM), sequences),
+    "GRU": (partial(Recurrent, nn.GRU), sequences),
 }
 
 
 def make(name: str, size: Size = SMALL, seed: int = 0) -> Network:
     """A network with random weights, and batch statistics that are not those of its start."""
     torch.manual_seed(seed)
-    build, shape = NETWORKS[name]
+    build, shape = {**NETWORKS, **MORE}[name]
     module = build(size)
     for one in module.modules():
         if isinstance(one, nn.BatchNorm2d):
@@ -130,12 +188,14 @@ def export(
         assert program is not None
         return program.model_proto
     stream = io.BytesIO()
-    torch.onnx.export(
-        module,
-        (example,),
-        stream,  # type: ignore[arg-type]  # this exporter takes it
-        dynamo=False,
-        opset_version=17,
-        input_names=["x"],
-    )
+    with warnings.catch_warnings():  # that it is the old one
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (example,),
+            stream,  # type: ignore[arg-type]  # this exporter takes it
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+        )
     return onnx.load_from_string(stream.getvalue())

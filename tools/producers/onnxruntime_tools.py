@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from tools.producers.networks import NETWORKS, SMALL, Network, Produced, Size, export, make
+from tools.producers.networks import MORE, NETWORKS, SMALL, Network, Produced, Size, export, make
 
 __all__ = ["STATIC", "dynamic", "produced", "static"]
 
@@ -73,10 +73,13 @@ def through_files(model: onnx.ModelProto, quantize: Callable[[Path, Path], None]
         return onnx.load(target)
 
 
-def produced(size: Size = SMALL) -> Iterator[Produced]:
-    for name in NETWORKS:
-        network: Network = make(name, size)
-        model = export(network.module, network.inputs[0], optimize=True)
+def produced(
+    size: Size = SMALL, names: Iterable[str] = (*NETWORKS, *MORE), seed: int = 0
+) -> Iterator[Produced]:
+    for name in names:
+        network: Network = make(name, size, seed)
+        dynamo = name in NETWORKS  # the exporter that traces is quicker, and writes LSTM and GRU
+        model = export(network.module, network.inputs[0], dynamo=dynamo, optimize=True)
         for form, options in STATIC.items():
             yield Produced(
                 "onnxruntime", form, name, static(model, network.inputs, **options), network.inputs

@@ -28,4 +28,6 @@ def produced(size: Size = SMALL) -> Iterator[Produced]:
         network = make(name, size)
         floats = export(network.module, network.inputs[0], optimize=True)
         model = static(floats, network.inputs, **STATIC["QDQ uint8"])
-        yield Produced("qonnx", "Quant", name, quant_operators(model), network.inputs)
+        standard = onnx.ModelProto()
+        standard.CopyFrom(model)  # the tools edit what they are given
+        yield Produced("qonnx", "Quant", name, quant_operators(model), network.inputs, standard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +11,17 @@ from torch.nn import functional as F
 
 from tools.producers.networks import NETWORKS, SMALL, Produced, Size, export, make
 
-__all__ = ["QUANTIZERS", "produced", "quantized"]
+__all__ = ["QUANTIZERS", "produced", "quantized", "written"]
 
 
 class Geta(nn.Module):
     """sgn(x) d round(exp(t ln min(|x|, q_m)) / d), as its authors' implementation spells it."""
 
-    def __init__(self, x: Tensor, bits: int = 8) -> None:
+    def __init__(self, x: Tensor, bits: int = 8, exponent: float = 1.0) -> None:
         super().__init__()
         top = x.abs().max()
-        self.q_m, self.t = nn.Parameter(top.clone()), nn.Parameter(torch.ones(()))
-        self.d = nn.Parameter(top / (2 ** (bits - 1) - 1))
+        self.q_m, self.t = nn.Parameter(top.clone()), nn.Parameter(torch.tensor(exponent))
+        self.d = nn.Parameter(top**exponent / (2 ** (bits - 1) - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         powered = torch.exp(self.t * torch.log(torch.min(torch.abs(x), self.q_m)))
@@ -77,8 +78,9 @@ class Dorefa(nn.Module):
         return torch.round(y * self.levels) / self.levels * self.top
 
 
-QUANTIZERS: dict[str, Callable[[Tensor], nn.Module]] = {
+QUANTIZERS: dict[str, Callable[..., nn.Module]] = {
     "GETA": Geta,
+    "GETA power": partial(Geta, exponent=0.8),
     "LSQ": Lsq,
     "PACT": Pact,
     "DoReFa": Dorefa,
@@ -115,11 +117,22 @@ def quantized(module: nn.Module, quantizer: Callable[[Tensor], nn.Module], x: Te
 
 
 def produced(size: Size = SMALL, only: str | None = None) -> Iterator[Produced]:
+    """Every kind with 8 bits through torch's exporter, and with fewer through the one that traces."""
     for producer in QUANTIZERS if only is None else (only,):
-        quantizer = QUANTIZERS[producer]
         for name in NETWORKS:
-            network = make(name, size)
-            with torch.no_grad():
-                module = quantized(network.module, quantizer, torch.cat(network.inputs))
-            model = export(module, network.inputs[0])
-            yield Produced(producer, "dynamo", name, model, network.inputs)
+            yield written(producer, name, size)
+        for bits in (4, 2):
+            for name in ("mixed CNN", "MLP"):
+                yield written(producer, name, size, bits)
+
+
+def written(producer: str, name: str, size: Size = SMALL, bits: int = 8, seed: int = 0) -> Produced:
+    """One network with one kind of quantizers; with 8 bits through torch's exporter."""
+    network = make(name, size, seed)
+    quantizer = partial(QUANTIZERS[producer], bits=bits)
+    with torch.no_grad():
+        module = quantized(network.module, quantizer, torch.cat(network.inputs))
+    dynamo = bits == 8
+    model = export(module, network.inputs[0], dynamo=dynamo)
+    form = "dynamo" if dynamo else f"traced, {bits} bits"
+    return Produced(producer, form, name, model, network.inputs)
