@@ -8,9 +8,12 @@ after    DequantizeLinear(W_int) -> Conv
 
 By meaning, not by spelling. A branch of constants with a rounding in it (or with stored integers) is
 computed, and its lattice found. Elementwise operators with a rounding among them, from one value to another,
-are a function of one number: it is asked on a grid, a staircase is fitted, and has to be the function on
-fresh points. QONNX, Brevitas, LSQ, PACT, DoReFa, GETA and what somebody wrote yesterday are all the same to
-that.
+are a function of one number: it is asked on a grid, a staircase is fitted, and has to be the function on the
+grid, on outliers and on fresh points. QONNX, Brevitas, LSQ, PACT, DoReFa, GETA and what somebody wrote
+yesterday are all the same to that.
+
+Q/DQ rounds ties to the even multiple. What rounds them otherwise is taken for a quantizer only where they
+come by chance, and the report says so (see `getac.onnx_graph.ties`).
 """
 
 from __future__ import annotations
@@ -20,15 +23,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from getac.errors import GetacError
 from getac.onnx_graph.branches import Branches
-from getac.onnx_graph.edit import add_initializer, array_of, is_stored, swap_output_name, unique_name
+from getac.onnx_graph.edit import add_initializer, swap_output_name
+from getac.onnx_graph.held import ask, check_levels, check_staircase, ties_elsewhere
 from getac.onnx_graph.qdq import Storage, quantizer_nodes, restoring_nodes
+from getac.onnx_graph.rounding_parts import RoundingPart, rounding_parts
 from getac.onnx_graph.scaled_integers import scaled_integers
-from getac.onnx_graph.staircase import GRID, Misfit, check_staircase, fit_levels
+from getac.onnx_graph.scaled_products import INTEGERS, scale_weight
+from getac.onnx_graph.staircase import Misfit, fit_levels
+from getac.onnx_graph.ties import may_be_ties
 from getac.onnx_graph.weight_lattice import weight_lattice
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.placement import LAYERS
@@ -38,12 +44,14 @@ __all__ = ["RecognizeQuantizers"]
 
 ROUNDING = ("Round", "Floor", "Ceil")
 TERNARY = ("Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-INTEGERS = {getattr(ir.DataType, f"{sign}INT{bits}") for sign in ("", "U") for bits in (2, 4, 8, 16)}
-FARTHEST = 16
 MOST_BITS = 16
 BIAS = 2
+BY_RULE = 0.45
+"""The share of ties from which on a rule takes them elsewhere, and not the last bit of a quotient."""
+ROUNDS_TIES = "it rounds the middle between two levels otherwise than to the even one"
+TIES_BY_CHANCE = "it is taken for a quantizer that does: its input is there by chance alone"
+PAIR_BEHIND = "it stays as it is, with a quantizer behind it that changes nothing"
 STANDARD = ("", "ai.onnx")
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,12 @@ class RecognizeQuantizers:
                 lambda node=node: recognize_activation(branches, node),  # type: ignore[misc]
             )
 
-    def attempt(self, state: State, value: ir.Value, recognize: Callable[[], None]) -> None:
+    def attempt(self, state: State, value: ir.Value, recognize: Callable[[], Refusal | None]) -> None:
         """Floor, Ceil and Cast have other uses than quantizers; of a Round it is said that it is none."""
         try:
-            recognize()
+            note = recognize()
+            if note is not None:
+                state.refuse(self.name, note)
         except (Misfit, GetacError) as error:
             node = value.producer()
             assert node is not None
@@ -126,32 +136,6 @@ def is_weight(user: ir.Node, index: int) -> bool:
     return user.domain in STANDARD and (layer or (user.op_type == "Gather" and index == 0))
 
 
-def scale_weight(node: ir.Node, branches: Branches) -> None:
-    """MatMul(x, Cast(W_int)) * s becomes MatMul(x, Cast(W_int) * s): steps belong to the weight."""
-    product = node.inputs[0].producer() if node.op_type == "Mul" and node.inputs[0] is not None else None
-    weight = product.inputs[1] if product is not None and product.op_type == "MatMul" else None
-    cast, steps, graph = weight.producer() if weight is not None else None, node.inputs[-1], node.graph
-    if cast is None or product is None or steps is None or not isinstance(graph, ir.Graph):
-        return
-    integers = cast.inputs[0] if cast.op_type == "Cast" and cast.inputs else None
-    mine = len(product.outputs[0].uses()) == 1 and product.graph is graph
-    if integers is None or integers.dtype not in INTEGERS or not branches.is_constant(steps) or not mine:
-        return
-    array = array_of(steps) if is_stored(steps) else branches.result(steps)
-    if array.size != (array.shape[-1] if array.ndim else 1):
-        return  # more than a row
-    row = add_initializer(graph, f"{steps.name}.row", array.reshape(-1) if array.ndim else array)
-    scaled = ir.node("Mul", [weight, row], name=unique_name(graph, f"{product.name}.weight"))
-    scaled.outputs[0].name, scaled.outputs[0].type = scaled.name, node.outputs[0].type
-    graph.insert_before(product, scaled)
-    product.replace_input_with(1, scaled.outputs[0])
-    made, name = product.outputs[0], node.outputs[0].name
-    made.shape = node.outputs[0].shape
-    ir.convenience.replace_all_uses_with(node.outputs[0], made, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    made.name = name
-
-
 def store_biases(branches: Branches) -> None:
     """Biases become what their quantizers make of them: a lowered layer gives them steps of its own."""
     computed = {
@@ -190,40 +174,64 @@ def recognize_weight(branches: Branches, value: ir.Value) -> None:
 # ---- functions of one value ----
 
 
-def recognize_activation(branches: Branches, node: ir.Node) -> None:
+class Ties(Misfit):
+    """Why a function is a quantizer but for ties."""
+
+
+def recognize_activation(branches: Branches, node: ir.Node) -> Refusal | None:
     """The largest part around a rounding that is a quantizer, from one value to another, becomes Q/DQ.
 
-    A part whose results are on a lattice, and whose steps are elsewhere (a power comes before the rounding),
-    stays as it is and gets a pair behind it, which changes nothing.
+    A part whose results are on a lattice, and whose steps are elsewhere (a power comes before the rounding,
+    or it rounds down), stays as it is and gets a pair behind it, which changes nothing. So does one that
+    rounds ties by another rule than to the even multiple where ties may come; where they come by chance
+    alone, it becomes Q/DQ.
+
+    Returns:
+        What is to be said of it.
 
     Raises:
         Misfit: There is none; the reason is that of the last part that was tried.
     """
     if node.graph is None or not node.outputs[0].uses():
-        return
+        return None
     reason = Misfit("what it rounds depends on several values, or on more than entry by entry")
+    ties: Ties | None = None
     leveled: tuple[ir.Value, Quantizer] | None = None
-    for x in reversed(list(branches.sources(node, FARTHEST))):
-        later = branches.later(node, branches.region(x))
-        results = branches.on(x, GRID, later) if later else []
-        for y, on_grid in reversed(list(zip(later, results, strict=True))):
-            function = asker(branches, x, y)
-            try:
-                levels = fit_levels(on_grid, function)
-                leveled = leveled or (y, levels)
-                check_staircase(levels, function)
-                write(branches.graph, x, y, levels)
-                return
-            except Misfit as misfit:
-                reason = misfit
+    for part, on_grid in rounding_parts(branches, node):
+        behind = leveled is not None and leveled[0] is not part.y and feeds_layer(leveled[0])
+        if behind and not feeds_layer(part.y):
+            continue  # what layers read has its record
+        try:
+            levels = fit_levels(on_grid, part)
+            answers = ask(part, on_grid, levels, part.numbers())
+            check_levels(levels, answers)
+            leveled = leveled or (part.y, levels)
+            check_staircase(levels, answers)
+            note = check_ties(part, levels, node)
+            if behind:
+                write(branches.graph, leveled[0], *leveled)
+            write(branches.graph, part.x, part.y, levels)
+            return note
+        except Misfit as misfit:
+            reason = misfit
+            ties = misfit if isinstance(misfit, Ties) else ties
     if leveled is None:
         raise reason
     write(branches.graph, leveled[0], *leveled)
+    return Refusal(node.name or node.op_type, str(ties), PAIR_BEHIND) if ties is not None else None
 
 
-def asker(branches: Branches, x: ir.Value, y: ir.Value) -> Callable[[Floats], Floats]:
-    """y as a function of x."""
-    return lambda points: branches.on(x, points, [y])[0]
+def feeds_layer(value: ir.Value) -> bool:
+    return any(is_weight(user, index) for user, index in value.uses())
+
+
+def check_ties(part: RoundingPart, levels: Quantizer, node: ir.Node) -> Refusal | None:
+    """What is to be said of ties; raises Ties where the record would round some that may come otherwise."""
+    elsewhere = ties_elsewhere(levels, part)
+    by_rule = elsewhere >= BY_RULE
+    if elsewhere and may_be_ties(part.branches, part.x, float(levels.step), unknown=by_rule):
+        raise Ties(f"{ROUNDS_TIES}, and its input may hold ties")
+    return Refusal(node.name or node.op_type, ROUNDS_TIES, TIES_BY_CHANCE) if by_rule else None
 
 
 def write(graph: ir.Graph, x: ir.Value, y: ir.Value, record: Quantizer) -> None:

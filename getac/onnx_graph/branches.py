@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from getac.onnx_graph.edit import Array, is_stored
+from getac.onnx_graph.edit import Array, array_of, is_stored
 from getac.runtime import open_session, run
 
 __all__ = ["ELEMENTWISE", "Branches"]
@@ -21,6 +21,9 @@ ELEMENTWISE = frozenset(
 )
 """Operators that compute every entry of their result from the entries at the same place."""
 
+RANDOM = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
 STANDARD = ("", "ai.onnx")
 LONGEST_REGION = 64
 
@@ -29,14 +32,14 @@ class Branches:
     """A graph as a store of small functions that onnxruntime can be asked for.
 
     Attributes:
-        constants: The nodes that compute from stored tensors alone.
+        constants: The nodes that compute the same from stored tensors alone, whenever they run.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
         self.opsets = dict(model.opset_imports)
         self.constants = constant_nodes(model.graph)
-        self._scalars: dict[ir.Value, bool] = {}
+        self._scalars: dict[ir.Value, float | None] = {}
 
     def is_constant(self, value: ir.Value) -> bool:
         return is_stored(value) or value.producer() in self.constants
@@ -74,7 +77,7 @@ class Branches:
                 continue
             free = self._free(node)
             fixed = [value for value in node.inputs if value is not None and self.is_constant(value)]
-            if free and free <= known and all(map(self._is_scalar, fixed)):
+            if free and free <= known and all(self._scalar(value) is not None for value in fixed):
                 found.append(node)
                 known.update(node.outputs)
         return found
@@ -89,6 +92,12 @@ class Branches:
             if any(value in made for value in read if value is not None):
                 made[one.outputs[0]] = None
         return [value for value in made if value.dtype in (None, ir.DataType.FLOAT) and not is_integer(value)]
+
+    def numbers(self, x: ir.Value, y: ir.Value) -> list[float]:
+        """The single numbers that y is computed with from x."""
+        read = {value: None for node in self.behind([y], {x}) for value in node.inputs if value is not None}
+        found = [self._scalar(value) for value in read if self.is_constant(value)]
+        return [number for number in found if number is not None]
 
     def behind(self, values: Iterable[ir.Value], ends: set[ir.Value] | None = None) -> set[ir.Node]:
         """The nodes that compute values, up to some."""
@@ -115,11 +124,15 @@ class Branches:
             self._positions = {node: position for position, node in enumerate(self.graph)}
         return self._positions
 
-    def _is_scalar(self, value: ir.Value) -> bool:
+    def _scalar(self, value: ir.Value) -> float | None:
+        """The single number that a constant is, None for another one."""
         if value not in self._scalars:
             stored = value.const_value if is_stored(value) else None
-            size = stored.size if stored is not None else self.result(value).size
-            self._scalars[value] = size == 1
+            array = None
+            if stored is None or stored.size == 1:
+                array = self.result(value) if stored is None else stored.numpy()
+            single = array is not None and array.size == 1 and array.dtype.kind != "O"
+            self._scalars[value] = float(array.item()) if array is not None and single else None
         return self._scalars[value]
 
     def _run(
@@ -154,10 +167,13 @@ class Part:
         self.copies.update(zip(node.outputs, outputs, strict=True))
 
     def copy_of(self, value: ir.Value) -> ir.Value:
-        """The copy of a value; of a stored tensor, the first time, a new one that shares its numbers."""
+        """The copy of a value; of a stored tensor, the first time, a new one that shares its numbers.
+
+        The tensor itself stays with its owner: a value that is renamed renames its tensor.
+        """
         if value not in self.copies:
             copy = ir.Value(name=f"stored{len(self.stored)}", shape=value.shape, type=value.type)
-            copy.const_value = value.const_value
+            copy.const_value = shared(value.const_value) if value.const_value is not None else None
             self.stored.append(copy)
             self.copies[value] = copy
         return self.copies[value]
@@ -181,10 +197,29 @@ def constant_nodes(graph: ir.Graph) -> set[ir.Node]:
     found: set[ir.Node] = set()
     for node in graph:
         read = [value for value in node.inputs if value is not None]
-        if read and all(value in known for value in read) and node.domain in STANDARD:
+        alike = node.domain in STANDARD and not is_random(node) and not has_graphs(node)
+        if alike and read and all(value in known for value in read):
             found.add(node)
             known.update(node.outputs)
     return found
+
+
+def is_random(node: ir.Node) -> bool:
+    """Whether a node gives something else whenever it runs; a Dropout does where it is told to train."""
+    mode = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+    trains = mode is not None and not (is_stored(mode) and not array_of(mode).any())
+    return node.op_type in RANDOM or trains
+
+
+def has_graphs(node: ir.Node) -> bool:
+    """Whether a node runs graphs of its own, which may read anything around them."""
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(attribute.type in kinds for attribute in node.attributes.values())
+
+
+def shared(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A tensor of its own with the numbers of another one."""
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
 
 
 def is_elementwise(node: ir.Node) -> bool:

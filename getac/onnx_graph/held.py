@@ -17,7 +17,7 @@ from getac.kernels.steps import ULPS
 from getac.onnx_graph.staircase import GRID, NOISE, Function, Misfit
 from getac.quantizer import Quantizer
 
-__all__ = ["Answers", "ask", "check_levels", "check_staircase", "ties_elsewhere"]
+__all__ = ["OUTLIERS", "Answers", "ask", "check_levels", "check_staircase", "ties_elsewhere"]
 
 Floats = npt.NDArray[np.float32]
 

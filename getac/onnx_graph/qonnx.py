@@ -1,12 +1,15 @@
 """Gives the quantizers of QONNX, which no runtime knows, their meaning in standard operators.
 
-    Quant(x, s, z, b)   = (round(clip(x / s + z, low, high)) - z) s
-    BipolarQuant(x, s)  = s if x >= 0, else -s
+    Quant(x, s, z, b)              = (round(clip(x / s + z, low, high)) - z) s
+    BipolarQuant(x, s)             = s if x >= 0, else -s
+    Trunc(x, s, z, b, c)           = (round(round(x / s + z) / 2^(b - c)) - z) s
+    Trunc(x, s, z, b, s', c)       = (round(clip(round(x / s + z) / t, low, high)) - z / t) s',  t = s' / s
 
-From b bits, low and high are 0 and 2^b - 1, or -2^(b-1) and 2^(b-1) - 1 where signed; `narrow` leaves out one
-integer at the end that has one more. They are local functions of the model from here on, and recognised like
-any other quantizer. QONNX 1.0 and Brevitas write them in the domains below; QONNX's own conversion of Q/DQ
-leaves zero points in their type of integers.
+From b bits (in the last: c), low and high are 0 and 2^b - 1, or -2^(b-1) and 2^(b-1) - 1 where signed;
+`narrow` leaves out one integer at the end that has one more. The outer round is that of the attribute
+rounding_mode; t is rounded to a power of two. They are local functions of the model from here on, and
+recognised like any other quantizer. QONNX 1.0 (whose operators these are) and Brevitas write them in the
+domains below; QONNX's own conversion of Q/DQ leaves zero points in their type of integers.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import onnx
 from onnx import helper, parser
 
 from getac.errors import UnsupportedModelError
+from getac.onnx_graph.functions import subgraphs
 
 __all__ = ["DOMAINS", "give_bodies"]
 
 DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
+HALF = "half = Constant<value = float {0.5}>()"
 ROUNDINGS = {
     "ROUND": "r = Round(c)",
     "HALF_EVEN": "r = Round(c)",
@@ -29,21 +34,49 @@ ROUNDINGS = {
     "FLOOR": "r = Floor(c)",
     "UP": "g = Sign(c)  h = Abs(c)  i = Ceil(h)  r = Mul(g, i)",
     "DOWN": "g = Sign(c)  h = Abs(c)  i = Floor(h)  r = Mul(g, i)",
+    "ROUND_TO_ZERO": "g = Sign(c)  h = Abs(c)  i = Floor(h)  r = Mul(g, i)",
+    "HALF_UP": f"{HALF}  g = Sign(c)  h = Abs(c)  k = Add(h, half)  i = Floor(k)  r = Mul(g, i)",
+    "HALF_DOWN": f"{HALF}  g = Sign(c)  h = Abs(c)  k = Sub(h, half)  i = Ceil(k)  r = Mul(g, i)",
 }
 
-QUANT = """
+START = """
   two = Constant<value = float {{2.0}}>()
   one = Constant<value = float {{1.0}}>()
   b = Cast<to = 1>(bits)
   z = Cast<to = 1>(zero)
-  {bounds}
   a = Div(x, s)
   t = Add(a, z)
-  u = Max(t, low)
-  c = Min(u, high)
-  {rounding}
-  v = Sub(r, z)
-  y = Mul(v, s)
+"""
+CUT = "u = Max(v, low)  c = Min(u, high)"
+
+QUANT = f"{START}  v = Identity(t)  {{bounds}}  {CUT}  {{rounding}}  w = Sub(r, z)  y = Mul(w, s)"
+
+TRUNC = f"""{START}
+  less = Cast<to = 1>(fewer)
+  n = Round(t)
+  m = Sub(b, less)
+  p = Pow(two, m)
+  c = Div(n, p)
+  {{rounding}}
+  w = Sub(r, z)
+  y = Mul(w, s)
+"""
+
+TRUNC_TO_SCALE = f"""{START}
+  n = Round(t)
+  f = Div(to, s)
+  logs = Log(f)
+  base = Log(two)
+  e = Div(logs, base)
+  whole = Round(e)
+  factor = Pow(two, whole)
+  v = Div(n, factor)
+  {{bounds}}
+  {CUT}
+  {{rounding}}
+  point = Div(z, factor)
+  w = Sub(r, point)
+  y = Mul(w, to)
 """
 
 BOUNDS = {
@@ -66,12 +99,12 @@ def give_bodies(proto: onnx.ModelProto) -> None:
     """Adds a function for every kind of quantizer that a model calls.
 
     Raises:
-        UnsupportedModelError: A rounding mode without a meaning in standard operators.
+        UnsupportedModelError: A rounding mode that QONNX does not have.
     """
     own = {(function.domain, function.name) for function in proto.functions}
     version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
     bodies: dict[tuple[str, str, str], onnx.FunctionProto] = {}
-    for node in quantizers(proto.graph):
+    for node in quantizers(proto):
         if (node.domain, node.op_type) in own:
             continue
         text, inputs, node.overload = meaning(node)
@@ -81,9 +114,13 @@ def give_bodies(proto: onnx.ModelProto) -> None:
     proto.functions.extend(bodies.values())
 
 
-def quantizers(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        if node.domain in DOMAINS and node.op_type in ("Quant", "IntQuant", "BipolarQuant"):
+def quantizers(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The quantizers of all graphs and functions of a model."""
+    pending = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        pending += [inner for graph in subgraphs(node) for inner in graph.node]
+        if node.domain in DOMAINS and node.op_type in ("Quant", "IntQuant", "BipolarQuant", "Trunc"):
             yield node
 
 
@@ -92,8 +129,19 @@ def meaning(node: onnx.NodeProto) -> tuple[str, list[str], str]:
     if node.op_type == "BipolarQuant":
         return BIPOLAR, ["x", "s"], "bipolar"
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    signed, narrow = int(given.get("signed", 1)), int(given.get("narrow", 0))
-    mode = given.get("rounding_mode", b"ROUND").decode().upper()
+    signed, narrow = int(given.get("signed", 1) != 0), int(given.get("narrow", 0) != 0)
+    mode = rounding_of(node, given.get("rounding_mode", b"FLOOR" if node.op_type == "Trunc" else b"ROUND"))
+    body, inputs = QUANT, ["x", "s", "zero", "bits"]
+    if node.op_type == "Trunc":
+        to_scale = len(node.input) == 6
+        body = TRUNC_TO_SCALE if to_scale else TRUNC
+        inputs = [*inputs[:3], "before", "to", "bits"] if to_scale else [*inputs, "fewer"]
+    text = body.format(bounds=BOUNDS[signed, narrow], rounding=ROUNDINGS[mode])
+    return text, inputs, f"{signed}{narrow}{mode}{len(inputs)}"
+
+
+def rounding_of(node: onnx.NodeProto, given: bytes) -> str:
+    mode = given.decode().upper()
     if mode not in ROUNDINGS:
         raise UnsupportedModelError(
             "a quantizer rounds in a way that standard operators cannot say",
@@ -101,8 +149,7 @@ def meaning(node: onnx.NodeProto) -> tuple[str, list[str], str]:
             required=" or ".join(ROUNDINGS),
             found=mode,
         )
-    text = QUANT.format(bounds=BOUNDS[signed != 0, narrow != 0], rounding=ROUNDINGS[mode])
-    return text, ["x", "s", "zero", "bits"], f"{signed}{narrow}{mode}"
+    return mode
 
 
 def function(node: onnx.NodeProto, text: str, inputs: list[str], version: int) -> onnx.FunctionProto:

@@ -21,8 +21,11 @@ _NUMERIC = frozenset(
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
-def check_supported(model: ir.Model) -> None:
+def check_supported(model: ir.Model, compared: bool = True) -> None:
     """Refuses what cannot be fed, compared or multiplied.
+
+    Args:
+        compared: Whether the outputs will be; if not, they may be text.
 
     Raises:
         UnsupportedModelError: An input that holds no numbers or is empty, an output that is no tensor of
@@ -30,7 +33,7 @@ def check_supported(model: ir.Model) -> None:
     """
     for value in model.graph.inputs:
         _check_input(value)
-    for value in model.graph.outputs:
+    for value in model.graph.outputs if compared else ():
         _check_output(value)
     for graph in model.graphs():
         for node in graph:

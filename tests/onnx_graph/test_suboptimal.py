@@ -16,6 +16,7 @@ S = np.asarray(0.05, F32)
 W8 = np.random.default_rng(0).integers(-100, 100, (4, 3, 1, 1)).astype(np.int8)
 Q = "xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)"
 WEIGHT = "wd = DequantizeLinear(w, s, zw)"
+A = "aq = QuantizeLinear(a, s, z)  y = DequantizeLinear(aq, s, z)"
 IMAGE, ROWS = {"x": [1, 3, 4, 4]}, {"x": [2, 3]}
 
 
@@ -38,6 +39,14 @@ def findings(body, inputs, **tensors):
          "a Gemm's weight has no zero point", "y"),
         (f"{WEIGHT}  y = Gemm<transB = 1>(x, wd, b)", ROWS,
          {"w": W8[:, :, 0, 0], "zw": np.int8(0), "b": np.ones(4, F32)}, "a bias in floats", "y"),
+        (f"{Q}  wd = DequantizeLinear(w, s)  c = MatMul(xd, wd)  a = Add(c, b)  {A}", ROWS,
+         {"z": np.uint8(9), "w": W8[:3, :, 0, 0], "b": np.ones(3, F32)},
+         "weight has no zero point: with the Add", "c"),
+        (f"{Q}  {WEIGHT}  c = MatMul(xd, wd)  y = Add(c, b)", ROWS,
+         {"z": np.uint8(9), "w": W8[:3, :, 0, 0], "zw": np.int8(0), "b": np.ones(3, F32)},
+         "the sum not quantized", "c"),
+        (f"{Q}  {WEIGHT}  c = MatMul(xd, wd)  a = Relu(c)  {A}", ROWS,
+         {"z": np.uint8(9), "w": W8[:3, :, 0, 0], "zw": np.int8(0)}, "a Relu or Clip between", "c"),
         (f"{WEIGHT}  i = Cast<to = 7>(x)  y = Gather(wd, i)", ROWS, {"w": W8[:, :, 0, 0], "zw": np.int8(0)},
          "a whole table is dequantized", "y"),
         (f"{WEIGHT}  c = MatMul(x, wd)  r = Relu(c)  y = Neg(r)", ROWS,
@@ -57,6 +66,17 @@ def test_findings(body, inputs, tensors, words, node):
     ((what, nodes),) = findings(body, inputs, **tensors)
     assert words in what
     assert node is None or nodes == (node,)
+
+
+def test_operators_on_integers_with_unsigned_weights():
+    product = "q = QLinearMatMul(xq, s, z, w, s, z, s, z)"
+    body = f"xq = QuantizeLinear(x, s, z)  {product}  y = DequantizeLinear(q, s, z)"
+    found = findings(body, ROWS, z=np.asarray(np.uint8(9)), w=np.abs(W8[:3, :, 0, 0]).astype(np.uint8))
+    assert sorted(what.split(":")[0] for what, _ in found) == [
+        "operators on integers (QLinearConv ...)",
+        "weights are UINT8",
+    ]
+    assert all(nodes == ("q",) for _, nodes in found)
 
 
 def test_what_getac_writes_has_none(tmp_path):
