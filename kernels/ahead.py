@@ -1,21 +1,26 @@
 """What the fake quantizer returns without computing: results that are there already, or x itself.
 
-Results are there before the call where many were computed together; x itself is wanted of training in floats.
-All of this is set around a forward pass, for the thread that runs it.
+Results are there before the call where many were computed together: for one forward pass, in the thread that
+runs it. x itself is wanted of training in floats: of the quantizers that are left out, whoever runs them, until
+they are put back. Nothing has to happen after a forward pass for that: it may end by any exception.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["clear", "is_left_out", "leave_out", "leaves_out", "put", "take"]
+__all__ = ["clear", "is_left_out", "leave_out", "leaves_out", "put", "put_back", "take"]
 
-See = Callable[[Tensor, Tensor, int | None], None]
-"""Takes x, q_m and the axis."""
+See = Callable[[Tensor], None]
+"""Takes x."""
+
+left_out: MutableMapping[Tensor, See] = WeakTensorKeyDictionary()
+"""q_m of a quantizer -> what sees that which it would round."""
 
 
 class Ahead(threading.local):
@@ -23,12 +28,10 @@ class Ahead(threading.local):
 
     Attributes:
         results: x's identity -> the arguments, their versions, and what was computed of them.
-        see: Sees what would be quantized, if quantizers are left out.
     """
 
     def __init__(self) -> None:
         self.results: dict[int, tuple[Sequence[Tensor], Sequence[Any], Sequence[int], Tensor]] = {}
-        self.see: See | None = None
 
 
 ahead = Ahead()
@@ -58,19 +61,30 @@ def clear() -> None:
     ahead.results.clear()
 
 
-def leave_out(see: See | None) -> None:
-    """From now on quantizers return x, which `see` sees; None: no longer."""
-    ahead.see = see
+def leave_out(q_m: Tensor, see: See) -> None:
+    """From now on the quantizer of this range returns x, which `see` sees.
+
+    Args:
+        see: Must not hold q_m, which would then never be freed.
+    """
+    left_out[q_m] = see
 
 
-def leaves_out() -> bool:
-    return ahead.see is not None
+def put_back(q_m: Tensor) -> None:
+    """The quantizer rounds again, if it was left out."""
+    left_out.pop(q_m, None)
 
 
-def is_left_out(x: Tensor, q_m: Tensor, axis: int | None) -> bool:
-    if ahead.see is None:
+def leaves_out(q_m: Tensor) -> bool:
+    return bool(left_out) and q_m in left_out
+
+
+def is_left_out(x: Tensor, q_m: Tensor) -> bool:
+    """Whether x is to be returned as it is; it is seen then."""
+    see = left_out.get(q_m) if left_out else None
+    if see is None:
         return False
-    ahead.see(x, q_m, axis)
+    see(x)
     return True
 
 

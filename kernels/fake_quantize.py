@@ -159,7 +159,7 @@ def forward(
     least: float,
     most: float,
 ) -> Tensor:
-    if ahead.is_left_out(x, q_m, axis):  # in inference mode
+    if torch.is_inference_mode_enabled() and ahead.is_left_out(x, q_m):  # otherwise autograd has asked
         return x.clone()
     return quantized(x, known(lattice(d, q_m, t, Bits(signed, least, most))), axis, signed)
 
@@ -324,7 +324,7 @@ class FakeQuantize(torch.autograd.Function):
 def differentiable(x: Tensor, d: Tensor, q_m: Tensor, t: Tensor | None, *rest: Any) -> Tensor:
     if t is None and is_traced():
         return traced_quantize(x, d, q_m, *rest)
-    if ahead.is_left_out(x, q_m, rest[0]):
+    if ahead.is_left_out(x, q_m):
         return x
     if t is None and (there := ahead.take((x, d, q_m), rest)) is not None:
         return there

@@ -41,7 +41,7 @@ class Together(torch.autograd.Function):
         x = torch.cat([one.flatten(1) for one in weights])
         ctx.bits, ctx.on = bits, known(lattice(d, q_m, None, bits))
         ctx.shapes = [one.shape for one in weights]
-        ctx.save_for_backward(x, d)
+        ctx.x, ctx.d = x, d  # copies of ours: saved tensors would be gone after the first of several losses
         ctx.set_materialize_grads(False)
         parts = torch.split(quantized(x, ctx.on, 0, bits.signed), [len(one) for one in weights])
         return tuple(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
@@ -50,7 +50,7 @@ class Together(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """A weight that nothing has used gets no gradient, as if it had been alone."""
-        x, d = ctx.saved_tensors
+        x, d = ctx.x, ctx.d
         sizes = [shape[0] for shape in ctx.shapes]
         rows = torch.split(x, sizes)
         given = [

@@ -2,30 +2,42 @@
 
 before   x -> Conv(W, b) -> Relu -> y          x, y: values with quantizers
 after    x -> Q -> DQ -> Conv(DQ(W_int8), DQ(b_int32)) -> Q -> DQ -> y
+
+Where a bias of INT32 would change results (`getac.placement.biases`), a Gemm leaves it to an Add of floats,
+and a Conv stays in floats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from getac.kernels.integers import bias_integers, floored_steps, spare_bits
+from getac.kernels.integers import bias_integers, floored_steps
 from getac.layers import read_weights, set_normal_form
-from getac.onnx_graph.edit import array_of, set_input
+from getac.onnx_graph.edit import add_initializer, array_of, set_input, unique_name
 from getac.onnx_graph.packing.ways import Target
 from getac.onnx_graph.packing.weights import pack_weights, target_of
-from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
+from getac.onnx_graph.qdq import (
+    barrier,
+    dequantized_bias,
+    dequantized_weight,
+    new_node,
+    quantize_activation,
+)
 from getac.pipeline import Effect, Fact, Refusal, State
-from getac.placement.clipping import CLIPPING
+from getac.placement.biases import IntegerBias, integer_bias, occupied
+from getac.placement.clipping import CLIPPING, carrier
 from getac.placement.integer_operators import hands_scale_on
-from getac.placement.placement import is_layer, place
+from getac.placement.placement import Placement, is_layer, place
 from getac.quantizer import Quantizer
 
 __all__ = ["LowerIntegers"]
+
+COARSE = "its bias would change results: integers that stand for it are too coarse for its few levels"
 
 
 @dataclass(frozen=True)
@@ -56,14 +68,14 @@ class LowerIntegers:
 
     def run(self, state: State) -> None:
         graph = state.model.graph
-        placement = place(graph, state.quantizers, state.calibration is not None, state.floats)
+        placement, biases = settled(state)
         for node, reason in placement.why_not.items():
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
         stored: dict[ir.Value, ir.Node] = {}
         for node in list(graph):  # in order, so that the same model gives the same file
             weight = node.inputs[1] if node in placement.integer and is_layer(node) else None
             if weight is not None:
-                share_storage(lower_layer(node, state), stored, weight)
+                share_storage(lower_layer(node, state, biases.get(node)), stored, weight)
         for value in placement.values:
             keep = value.producer() is None or not placement.writes_integers(value)
             dtype = state.dtype_of(value)
@@ -83,26 +95,81 @@ class LowerIntegers:
             state.refuse(self.name, Refusal("the graph", why_not, "integers of 2 bits are stored in bytes"))
 
 
-def lower_layer(node: ir.Node, state: State) -> ir.Node:
+def settled(state: State) -> tuple[Placement, dict[ir.Node, IntegerBias]]:
+    """The placement in which every integer layer has a bias that INT32 holds, or none; and these biases."""
+    graph, biases, floats = state.model.graph, dict[ir.Node, IntegerBias](), dict(state.floats)
+    placement = place(graph, state.quantizers, state.calibration is not None, floats)
+    layers = [n for n in graph if n in placement.integer and is_layer(n) and bias_of(n) is not None]
+    for node in layers:
+        form = bias_form(node, state.quantizers, placement)
+        if form is not None:
+            biases[node] = form
+        elif node.op_type == "Gemm":
+            split_bias(node)
+        else:
+            floats[node] = COARSE
+    if len(biases) < len(layers):
+        placement = place(graph, state.quantizers, state.calibration is not None, floats)
+    return placement, biases
+
+
+def bias_of(node: ir.Node) -> ir.Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def bias_form(
+    node: ir.Node, quantizers: Mapping[ir.Value, Quantizer], placement: Placement
+) -> IntegerBias | None:
+    weight, x = node.inputs[1], node.inputs[0]
+    assert weight is not None and x is not None
+    results = quantizers.get(placement.source(carrier(node, quantizers)))
+    return integer_bias(
+        read_weights(node, quantizers[weight]),
+        quantizers[placement.source(x)],
+        results if node.op_type == "Conv" else None,
+    )
+
+
+def split_bias(gemm: ir.Node) -> None:
+    """A Gemm becomes one without bias, and the Add of its bias, which makes what the Gemm made."""
+    graph, bias = gemm.graph, bias_of(gemm)
+    assert isinstance(graph, ir.Graph) and bias is not None
+    name, result = str(gemm.name), gemm.outputs[0]
+    row = array_of(bias).astype(np.float32) * np.float32(gemm.attributes.get_float("beta", 1.0))
+    gemm.name = unique_name(graph, f"{name}.bias")
+    product = new_node(graph, "Gemm", gemm.inputs[:2], f"{result.name}.product", ir.DataType.FLOAT)
+    product.name = name
+    product.attributes.update(gemm.attributes)
+    product.meta.update(gemm.meta)
+    graph.insert_before(gemm, product)
+    gemm.op_type = "Add"
+    gemm.attributes.clear()
+    gemm.resize_inputs(2)
+    gemm.replace_input_with(0, product.outputs[0])
+    gemm.replace_input_with(1, add_initializer(graph, str(bias.name), row.reshape(-1)))
+
+
+def lower_layer(node: ir.Node, state: State, form: IntegerBias | None) -> ir.Node:
     """Replaces a layer's float weights and bias by stored integers; returns what restores the weights."""
     weight, x = node.inputs[1], node.inputs[0]
     assert weight is not None and x is not None
     if node.op_type == "MatMul" and rank_of(x, state) == 2:
         node.op_type = "Gemm"  # a MatMul in front of an Add becomes a Gemm of floats in onnxruntime
     weights = read_weights(node, state.quantizers[weight])
+    if form is not None:
+        weights = replace(weights, bias=form.bias)
     set_normal_form(node, weights)
     input_step = np.float32(state.quantizers[x].step)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
     free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
-    no_bias = weights.bias is None  # then a head that is tied to a table keeps the table's integers
-    used = occupied(weights.quantizer, weights.weight)
-    finer = weights.quantizer if no_bias else finer_lattice(used, state.quantizers[x])
+    # Without a bias, a head that is tied to a table keeps the table's integers.
+    finer = weights.quantizer if form is None else finer_lattice(occupied(weights), form.factor)
     steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
     quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)
     restored = dequantized_weight(node, weight.name or "weight", rounded, quantizer)
     node.replace_input_with(1, restored)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = bias_of(node)
     if weights.bias is not None and bias is not None:
         scale = (input_step * steps).astype(np.float32)
         integers = bias_integers(weights.bias, scale)
@@ -125,23 +192,16 @@ def share_storage(restoring: ir.Node, stored: dict[ir.Value, ir.Node], weight: i
             graph.initializers.pop(str(own.name))
 
 
-def occupied(quantizer: Quantizer, weight: npt.NDArray[np.float32]) -> Quantizer:
-    """The part of a lattice that a weight takes: files store few bits as INT8, whose range says nothing."""
-    integers = quantizer.integers(weight)
-    return replace(quantizer, low=int(integers.min(initial=0)), high=int(integers.max(initial=1)))
-
-
-def finer_lattice(quantizer: Quantizer, inputs: Quantizer) -> Quantizer:
-    """The finest lattice of INT8 that holds all points of a coarser one, 2^m apart.
+def finer_lattice(quantizer: Quantizer, factor: int) -> Quantizer:
+    """The lattice of INT8 that holds all points of a coarser one, so many steps apart.
 
     A bias is stored in steps of s_x s_w: at few bits these are so large that its rounding would show.
-
-    Args:
-        inputs: The quantizer of what the weights are multiplied by.
     """
-    factor = 2 ** spare_bits(quantizer.low, quantizer.high, inputs.high - inputs.low)
     return replace(
-        quantizer, step=quantizer.step / factor, low=quantizer.low * factor, high=quantizer.high * factor
+        quantizer,
+        step=(quantizer.step / np.float32(factor)).astype(np.float32),
+        low=quantizer.low * factor,
+        high=quantizer.high * factor,
     )
 
 

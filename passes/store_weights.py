@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from getac.layers import Weights, read_weights, set_normal_form
-from getac.onnx_graph.edit import add_initializer, insert_after, is_stored
+from getac.onnx_graph.edit import add_initializer, array_of, insert_after, is_stored
 from getac.onnx_graph.packing.ways import Target
 from getac.onnx_graph.packing.weights import target_of
-from getac.onnx_graph.qdq import keep_quantizers, new_node, store_integers
+from getac.onnx_graph.qdq import keep_quantizers, new_node, store_integers, stored_weight
 from getac.onnx_graph.weight_only import (
     blocked_anew,
     fits_kernel,
@@ -132,7 +133,11 @@ def keep_integers(node: ir.Node, state: State) -> None:
     """A weight of half precision that came as integers is stored as these, in the form that it came in."""
     weight, graph = node.inputs[1], node.graph
     assert weight is not None and isinstance(graph, ir.Graph)
-    if weight.dtype in HALF and weight in state.quantizers and state.quantizers[weight].bits <= KERNEL_BITS:
+    record = state.quantizers.get(weight)
+    if record is None or weight.dtype not in HALF:
+        return
+    integers, _ = stored_weight(np.asarray(array_of(weight), np.float32), record)
+    if integers.itemsize == 1:  # others would take as much as floats of half precision
         store_integers(graph, weight, state.quantizers.pop(weight))
 
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from getac.onnx_graph.edit import add_initializer, array_of, is_stored
-from getac.onnx_graph.qdq import keep_quantizers, new_node, stored_integers
+from getac.onnx_graph.qdq import keep_quantizers, store_integers
+from getac.onnx_graph.shapes import open_shapes
 from getac.pipeline import Fact, State
-from getac.quantizer import Quantizer
 
 __all__ = ["WriteQuantizers"]
 
@@ -38,6 +36,8 @@ class WriteQuantizers:
 
     def run(self, state: State) -> None:
         graph = state.model.graph
+        if state.shapes is None and has_half_precision(graph):
+            state.shapes = open_shapes(state.model, state.bindings)  # they know what is not float32
         keep_quantizers(graph, state.quantizers, state.dtype_of)
         for value in list(graph.initializers.values()):
             if value in state.quantizers:
@@ -45,25 +45,6 @@ class WriteQuantizers:
         state.quantizers.clear()  # what is left belongs to values that are gone
 
 
-def store_integers(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) -> None:
-    """W (record) becomes DequantizeLinear(W_int); whatever reads W reads that."""
-    users = list(weight.uses())
-    if not (is_stored(weight) and users) or weight.is_graph_output():
-        return
-    name, dtype = str(weight.name), weight.dtype or ir.DataType.FLOAT
-    integers, zero_point = stored_integers(array_of(weight).astype(np.float32), quantizer)
-    step = quantizer.step.astype(dtype.numpy())
-    zeros = np.full(step.shape, zero_point, integers.dtype)
-    inputs = [
-        add_initializer(graph, f"{name}.int", integers),
-        add_initializer(graph, f"{name}.scale", step, dtype),
-        add_initializer(graph, f"{name}.zero_point", zeros),
-    ]
-    attributes = {} if quantizer.axis is None else {"axis": quantizer.axis}
-    attributes |= {} if quantizer.block is None else {"block_size": quantizer.block}
-    restored = new_node(graph, "DequantizeLinear", inputs, f"{name}.dq", dtype, **attributes)
-    restored.outputs[0].shape = weight.shape
-    graph.insert_before(graph[0], restored)
-    for user, index in users:
-        user.replace_input_with(index, restored.outputs[0])
-    graph.initializers.pop(name)
+def has_half_precision(graph: ir.Graph) -> bool:
+    half = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return any(value.dtype in half for value in (*graph.inputs, *graph.initializers.values()))

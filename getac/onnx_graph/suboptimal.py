@@ -88,9 +88,46 @@ def missing_zero_point(node: ir.Node) -> str | None:
     return "a Gemm's weight has no zero point: it does not fuse, and runs in floats" if absent else None
 
 
+def missing_zero_point_of_product(node: ir.Node) -> str | None:
+    weight = weight_of(node)
+    if weight is None or node.op_type != "MatMul" or not comes_quantized(node):
+        return None
+    absent = len(weight.inputs) < 3 or weight.inputs[2] is None
+    if not absent or bias_added(node) is None:
+        return None
+    return "a MatMul's weight has no zero point: with the Add behind it, it becomes a Gemm of floats"
+
+
+def bias_in_front_of_floats(node: ir.Node) -> str | None:
+    if weight_of(node) is None or node.op_type != "MatMul" or not comes_quantized(node):
+        return None
+    add = bias_added(node)
+    if add is None or is_quantized(behind_clipping(add.outputs[0])):
+        return None
+    return "a bias is added to a MatMul, and the sum not quantized: they become a Gemm of floats"
+
+
+def clipped_integers(node: ir.Node) -> str | None:
+    if weight_of(node) is None or node.op_type != "MatMul" or not comes_quantized(node):
+        return None
+    product = node.outputs[0]
+    if is_quantized(product) or not is_quantized(behind_clipping(product)):
+        return None
+    return "a Relu or Clip between a MatMul and its quantizer: the product runs in floats"
+
+
+def bias_added(node: ir.Node) -> ir.Node | None:
+    """The Add of a stored row that alone reads a product."""
+    users = node.outputs[0].consumers()
+    add = users[0] if len(users) == 1 and users[0].op_type == "Add" else None
+    return add if add is not None and any(is_stored(value) for value in add.inputs) else None
+
+
 def unsigned_weight(node: ir.Node) -> str | None:
     weight = weight_of(node)
     stored = weight.inputs[0] if weight is not None else None
+    if is_qoperator(node) and node.op_type in MULTIPLYING and is_stored(node.inputs[3]):
+        stored = node.inputs[3]
     if stored is None or stored.dtype is not ir.DataType.UINT8:
         return None
     return "weights are UINT8: kernels of INT8 weights are about twice as fast"
@@ -117,14 +154,17 @@ def float_bias(node: ir.Node) -> str | None:
 def float_result(node: ir.Node) -> str | None:
     if weight_of(node) is None or node.op_type != "Conv" or not comes_quantized(node):
         return None
-    readers = [user for user, _ in behind_clipping(node.outputs[0]).uses()]
-    quantized = any(user.op_type == "QuantizeLinear" for user in readers)
+    quantized = is_quantized(behind_clipping(node.outputs[0]))
     return None if quantized else "a Conv whose result is not quantized runs in floats"
 
 
 def comes_quantized(node: ir.Node) -> bool:
     maker = node.inputs[0].producer() if node.inputs[0] is not None else None
     return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+def is_quantized(value: ir.Value) -> bool:
+    return any(user.op_type == "QuantizeLinear" for user in value.consumers())
 
 
 def behind_clipping(value: ir.Value) -> ir.Value:
@@ -184,11 +224,14 @@ CHECKS: tuple[Check, ...] = (
     signed_activation,
     wide_activation,
     missing_zero_point,
+    missing_zero_point_of_product,
     unsigned_weight,
     spare_weight,
     narrow_weight,
     clipped_product,
     float_bias,
+    bias_in_front_of_floats,
+    clipped_integers,
     float_result,
     whole_table,
     integer_operator,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from getac.layers import is_row
-from getac.onnx_graph.edit import is_stored
+from getac.onnx_graph.edit import array_of, is_stored
+from getac.onnx_graph.qdq import zero_points
 from getac.placement.clipping import carrier
 from getac.placement.integer_operators import LAYERS, MAX_BITS, NO_INTEGER_KERNEL
 from getac.quantizer import Quantizer
@@ -40,17 +42,34 @@ def why_not_integer(node: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> 
     if node.op_type == "MatMul" and len(weight.shape) != 2:
         return "its weight is not a matrix"
     for value in (weight, node.inputs[0], carrier(node, quantizers)):
-        if too_wide(value, quantizers):
+        if too_wide(value, quantizers) and not (value is weight and has_zero_points(node, quantizers)):
             return (
                 f"{value.name} has {quantizers[value].bits} bits, and integer kernels take at most {MAX_BITS}"
             )
-    if weight in quantizers and quantizers[weight].axis not in (None, output_dimension(node)):
+    record = quantizers.get(weight)
+    if record is not None and record.block is not None:
+        return f"its weight has a scale per block of {record.block}"
+    if record is not None and record.axis not in (None, output_dimension(node)):
         return "its weight has a scale per input channel"
     return None
 
 
 def too_wide(value: ir.Value | None, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
     return value is not None and value in quantizers and quantizers[value].bits > MAX_BITS
+
+
+def has_zero_points(layer: ir.Node, quantizers: Mapping[ir.Value, Quantizer]) -> bool:
+    """Whether a zero point per output unit makes 8-bit integers of a weight, and the kernel takes them.
+
+    Reads the weight, but only one that has a bit too many, as those have whose zero points differed.
+    """
+    weight = layer.inputs[1]
+    record = quantizers[weight] if weight is not None else None
+    if record is None or layer.op_type == "Conv" or record.bits != MAX_BITS + 1:
+        return False  # QLinearConv takes one zero point for all units
+    if record.axis != output_dimension(layer):
+        return False
+    return zero_points(record.integers(np.asarray(array_of(weight), np.float32)), record) is not None
 
 
 def output_dimension(node: ir.Node) -> int:

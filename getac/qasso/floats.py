@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import weakref
+from functools import partial
+from typing import Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from getac.kernels import ahead
 from getac.qasso.projection import reach_of
-from getac.training.quantizers import find_quantizers
+from getac.training.observation import estimator_of, greatest, magnitude_of, magnitudes, stored_value
+from getac.training.quantizers import PlacedQuantizer, find_quantizers
+from getac.training.state import state_of
 
 __all__ = ["FloatWarmUp", "QuantizeFrom"]
 
@@ -17,48 +21,65 @@ QuantizeFrom = Literal["warm-up", "projection"]
 
 
 class FloatWarmUp:
-    """While it is attached to a module, its forward pass leaves all quantizers out.
+    """From now on a module computes without its quantizers, whoever calls it.
 
     Args:
         module: From `getac.prepare`.
 
     Attributes:
-        observing: Whether the greatest magnitudes that reach the quantizers are noted.
+        observing: Whether training (in training mode, with gradients) decides the ranges of activations now.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.observing = False
-        self._module = module
-        self._maxima: dict[int, Tensor] = {}
-        self._handles = [
-            module.register_forward_pre_hook(self._enter, prepend=True),  # before others quantize ahead
-            module.register_forward_hook(leave, always_call=True),
-        ]
+        self._module = weakref.ref(module)  # `ahead` holds this as long as the module is there
+        self._has_trained = False
+        self.forget()
+        for one in find_quantizers(module):
+            ahead.leave_out(one.q_m, partial(self._see, one.name))
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        if not torch.compiler.is_compiling():  # what is compiled once would stay without quantizers
-            ahead.leave_out(self._see)
+    def forget(self) -> None:
+        """Nothing of a step that was refused decides ranges."""
+        module = self._module()
+        assert module is not None
+        state, seen = state_of(module), {one.name for one in find_quantizers(module) if not one.of_weight}
+        chosen = [one for one in state.insertions if one.name in seen]
+        self._estimators = {one.name: estimator_of(state.ranges, one) for one in chosen}
 
-    @torch.no_grad()
-    def _see(self, x: Tensor, q_m: Tensor, axis: int | None) -> None:
-        if self.observing:
-            others = [i for i in range(x.ndim) if axis is None or i != axis % x.ndim]
-            maximum = x.abs().amax(others) if others else x.abs()
-            known = self._maxima.get(id(q_m))
-            self._maxima[id(q_m)] = maximum if known is None else torch.maximum(known, maximum)
+    def _see(self, name: str, x: Tensor) -> None:
+        module = self._module()
+        if module is None or not module.training or not torch.is_grad_enabled():
+            return  # a validation in between
+        self._has_trained = True
+        if self.observing and name in self._estimators:
+            self._estimators[name].update(magnitudes(x))
+
+    def detach(self) -> None:
+        """Puts the quantizers back as they were."""
+        module = self._module()
+        for one in find_quantizers(module) if module is not None else ():
+            ahead.put_back(one.q_m)
 
     @torch.no_grad()
     def end(self) -> None:
-        """Puts the quantizers back, with ranges that cover what was noted, at their most bits."""
-        for one in self._handles:
-            one.remove()
-        for quantizer in find_quantizers(self._module):
-            maximum = self._maxima.get(id(quantizer.q_m))
-            if maximum is not None:
-                is_good = maximum.isfinite() & (maximum > 0)
-                quantizer.q_m.copy_(torch.where(is_good, maximum.to(quantizer.q_m.dtype), quantizer.q_m))
-                quantizer.d.copy_(reach_of(quantizer) / quantizer.bits.top(quantizer.bits.most))
+        """Puts the quantizers back, at their most bits, with ranges of what they have to round by now.
 
+        Those of weights are the weights' own, those of activations are chosen as in `getac.prepare`. Without a
+        training step nothing has changed, and all stay.
+        """
+        self.detach()
+        module = self._module()
+        for one in find_quantizers(module) if module is not None and self._has_trained else ():
+            maximum = self._maximum(one)
+            is_good = maximum.isfinite() & (maximum > 0)
+            if is_good.any():
+                one.q_m.copy_(torch.where(is_good, maximum, one.q_m))
+                one.d.copy_(reach_of(one) / one.bits.top(one.bits.most))
 
-def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
-    ahead.leave_out(None)
+    def _maximum(self, quantizer: PlacedQuantizer) -> Tensor:
+        """0 where nothing was seen."""
+        if quantizer.of_weight:
+            maximum = greatest(stored_value(self._module(), quantizer.x), quantizer.axis)
+        else:
+            maximum = magnitude_of(self._estimators[quantizer.name])
+        return maximum.to(quantizer.q_m)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from getac.errors import BadInputError, OptionError
+from getac.errors import BadInputError, GetacError, OptionError
 from getac.fx_graph.capture import is_captured
 from getac.lowering import lower
+from getac.qasso.attached import attached_to
 from getac.qasso.bounds import widen
 from getac.qasso.checks import Removal, check_whole
 from getac.qasso.floats import QuantizeFrom
@@ -51,7 +53,9 @@ class GETA:
         weight_bits: Bounds of the number of bits, 2 to 16; one number; or None: floats.
         activation_bits: Likewise.
         start_bits: How many bits training starts with, from which they fall to their bounds.
-        calibration: Batches for the ranges of activations; see `getac.prepare`.
+        calibration: Batches for the ranges of activations; see `getac.prepare`. The range of the model's
+            inputs stays the calibration's: its quantizer does not learn, unless it is told to by
+            `requires_grad_()` on its d and q_m before `qasso`.
         keep: Globs on parameter names: no unit of these is removed.
         prune: Globs on parameter names whose axes are opened although statistics are taken over them.
         align: The multiple that channel counts are kept at, 1 for none; "auto": what each layer's kernel
@@ -59,7 +63,8 @@ class GETA:
         saliency: How important a unit is: "mixed", "magnitude", "average_magnitude", "cosine", "taylor",
             "taylor2", or a function of a table of units and its module that returns one number per unit.
         cost: What importance is divided by: what one unit saves in "macs", "bops" or "latency" (as predicted
-            from measured kernels); or name of a class -> what one of its units saves.
+            from measured kernels; refused where that is nothing); or name of a class -> what one of its units
+            saves.
         cost_exponent: The power of the cost: 0 ignores it, 1 takes importance per saving.
         minimum: How many units each class keeps at least.
         options: What else `getac.prepare` takes: overrides, ranges, embeddings, per_channel, ...
@@ -171,9 +176,9 @@ class GETA:
             variant: "sgd", "adam" or "adamw": torch's own update rules.
             steps: How many the training has in all: `len(loader) * epochs`.
             params: Groups of parameters as torch takes them; None: all of the model.
-            schedule: All stages; in its place, the next six say how many of the steps each has.
+            schedule: All stages; in its place, the next six say how many of the steps each has (not both).
             warm_up: A whole number of steps, or a share of all; `projection`, `joint`, `cool_down` likewise.
-            joint_periods: None: 4 to 32, with 50 steps or more where there are enough.
+            joint_periods: None: 4 to 32 (or one per step), with 50 steps or more where there are enough.
             quantize_from: "warm-up", or "projection": warm-up trains floats.
             options: Those of the base optimizer: momentum, weight_decay, betas, ...
 
@@ -183,26 +188,18 @@ class GETA:
         """
         if self._checkpoint is None:
             check_whole(self.model, self.pruning)
-        if schedule is None:
-            schedule = Schedule.of(
-                steps,  # type: ignore[arg-type]  # None is refused there
-                warm_up,
-                projection,
-                projection_periods,
-                joint,
-                joint_periods,
-                cool_down,
-            )
-        elif steps is not None and isinstance(schedule, Schedule) and schedule.total > steps:
-            raise OptionError(
-                "the schedule is longer than the training",
-                required=f"at most {steps} steps",
-                found=f"{schedule.total} steps\n{schedule}",
-            )
+        stages = {
+            "warm_up": warm_up,
+            "projection": projection,
+            "projection_periods": projection_periods,
+            "joint": joint,
+            "joint_periods": joint_periods,
+            "cool_down": cool_down,
+        }
         optimizer = QASSO(
             self.model,
             params,
-            schedule=schedule,
+            schedule=schedule_of(schedule, steps, stages),
             pruning=self.pruning,
             variant=variant,
             lr=lr,
@@ -216,7 +213,11 @@ class GETA:
             **options,
         )
         if self._checkpoint is not None:
-            load_optimizer(optimizer, self._checkpoint)
+            try:
+                load_optimizer(optimizer, self._checkpoint)
+            except GetacError:
+                attached_to(self.model).detach()
+                raise
         self.optimizer = optimizer
         return optimizer
 
@@ -263,6 +264,30 @@ class GETA:
     def save(self, path: Path) -> None:
         """Stores model and optimizer, at any step, in one file that `GETA.load` reads."""
         save(self.model, path, self.optimizer)
+
+
+def schedule_of(given: object, steps: int | None, stages: Mapping[str, Any]) -> Schedule:
+    """The schedule that was given, or made of the numbers of steps; one of the two."""
+    if given is None:
+        return Schedule.of(steps, **stages)  # type: ignore[arg-type]  # None is refused there
+    if not isinstance(given, Schedule):
+        return given  # type: ignore[return-value]  # QASSO refuses it
+    defaults = signature(Schedule.of).parameters
+    dropped = [name for name, value in stages.items() if value != defaults[name].default]
+    if dropped:
+        raise OptionError(
+            "the stages are said twice",
+            where=", ".join(dropped),
+            required="a schedule, or how many steps each stage has",
+            found=f"schedule=..., and {', '.join(f'{name}={stages[name]!r}' for name in dropped)}",
+        )
+    if steps is not None and given.total > steps:
+        raise OptionError(
+            "the schedule is longer than the training",
+            required=f"at most {steps} steps",
+            found=f"{given.total} steps\n{given}",
+        )
+    return given
 
 
 def check_start(bits: object) -> None:

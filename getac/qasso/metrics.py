@@ -34,7 +34,7 @@ class Metrics:
         goal: The share that is in the end: as near to what was asked for as alignment lets it.
         units: How many units are left.
         weight_bits: The mean number of bits of quantized weights, each weight counted once; None: there are
-            none.
+            none. In the joint stage, units that are being forgotten have few: the mean rises as they leave.
         activation_bits: The mean over the quantizers of activations; likewise.
         parameters: Relative to the model at the start; the others likewise.
         macs: Multiply-accumulates.

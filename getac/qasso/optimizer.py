@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, fx
 from torch.optim import Optimizer
 
-from getac.errors import OptionError
+from getac.errors import GetacError, OptionError
+from getac.qasso.attached import Attached, attached_to
 from getac.qasso.bounds import FallingBounds, read_bounds, write_bounds
 from getac.qasso.checks import Removal, check_given, check_joint, check_whole
 from getac.qasso.finite import GoodBuffers, check_finite
-from getac.qasso.floats import FloatWarmUp, QuantizeFrom
+from getac.qasso.floats import QuantizeFrom
 from getac.qasso.joint import JointConstants, JointUpdate, ZeroUnits
 from getac.qasso.metrics import Metrics, cost_of, measure
 from getac.qasso.position import KEY, Position, no_units, saved_position
 from getac.qasso.projection import Projection, fix_bits
 from getac.qasso.pruning import Pruning
 from getac.qasso.schedule import Moment, Schedule, Stage
-from getac.qasso.together import SmallWeights
 from getac.qasso.units import UnitTable
 from getac.qasso.variants import base_optimizer, listed_params, weight_groups
 from getac.training.quantizers import find_quantizers
@@ -65,8 +65,9 @@ class QASSO(Optimizer):
             step, every second, ...; 0: never. With other values than 1, the last good state may be
             lost: a step that is not checked changes parameters and running statistics.
         quantize_from: The stage from which on there are quantizers. "warm-up": they train from the start, as
-            in the paper. "projection": warm-up trains floats, which is quicker, and the ranges are those of
-            its last step (one process; a module under torch.compile keeps its quantizers).
+            in the paper. "projection": warm-up trains floats, which is quicker. After its last step the ranges
+            are those of the weights, and what that step's batches in training mode show of activations, by
+            the `ranges` of `getac.prepare` (one process; a module under torch.compile keeps its quantizers).
         options: Arguments of the base optimizer: momentum, weight_decay, betas, foreach, ...
 
     Raises:
@@ -95,9 +96,7 @@ class QASSO(Optimizer):
         state_of(module)  # it was prepared
         check_given(schedule, pruning, constants, removal, check_every, quantize_from)
         self.module, self.schedule, self.removal = module, schedule, removal
-        self._small: SmallWeights | None = None
         self.quantize_from = quantize_from
-        self._floats: FloatWarmUp | None = None
         self.pruning, self.constants = pruning or Pruning(), constants or JointConstants()
         self.check_every = check_every
         self.base = base_optimizer(module, variant, params, lr, quantizer_lr, step_lr, options)
@@ -109,22 +108,26 @@ class QASSO(Optimizer):
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._look()
+        self._read()
         dense = cost_of(self.table.analysis, {}, None)
         self.position = Position.start(self.table.size, dense, self.table.device)
-        self._choose_floats()
         if not state_of(self.module).removals:  # otherwise it is being resumed, or the first step will tell
             self._plan()
+        self._attached.detach()  # what another optimizer has left; nothing is refused from here on
+        self._attached.quantize_together(self.module)
+        self._choose_floats()
+
+    @property
+    def _attached(self) -> Attached:
+        return attached_to(self.module)
 
     def _choose_floats(self) -> None:
         """Leaves quantizers out of a warm-up that was asked to be in floats; its last step sets ranges."""
         left = self.schedule.warm_up - self.position.step
         if self.quantize_from == "projection" and left > 0:
-            self._floats = self._floats or FloatWarmUp(self.module)
-            self._floats.observing = left == 1
-        elif self._floats is not None:
-            self._floats.end()
-            self._floats = None
+            self._attached.leave_out(self.module, last=left == 1)
+        else:
+            self._attached.put_back()
 
     def _plan(self) -> None:
         """Decides how many units go, while there is nothing to lose."""
@@ -137,14 +140,15 @@ class QASSO(Optimizer):
 
     def _look(self) -> None:
         """Reads the module anew, after its graph has changed."""
+        self._read()
+        self._attached.quantize_together(self.module)
+
+    def _read(self) -> None:
         self.table: UnitTable = self.pruning.table(self.module, set(self._parameters()))
         self.projection = Projection.of(find_quantizers(self.module))
         self._joint: JointUpdate | None = None
         self._zero: ZeroUnits | None = None
         self._buffers = GoodBuffers(self.module)
-        if self._small is not None:
-            self._small.detach()
-        self._small = SmallWeights(self.module)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the parameters must be the module's.
@@ -190,7 +194,7 @@ class QASSO(Optimizer):
                 loss = closure()
         moment, step = self.moment, self.position.step
         if self.check_every and step % self.check_every == 0:
-            check_finite(self.module, self._parameters(), step, moment.stage, self._buffers)
+            self._check(step, moment)
         if step == 0:
             self._plan()
             self._begin(moment)
@@ -208,6 +212,13 @@ class QASSO(Optimizer):
         if self.moment.is_first:
             self._begin(self.moment)
         return loss
+
+    def _check(self, step: int, moment: Moment) -> None:
+        try:
+            check_finite(self.module, self._parameters(), step, moment.stage, self._buffers)
+        except GetacError:
+            self._attached.forget()
+            raise
 
     def _hold_zeros(self) -> None:
         if self.removal == "period":
@@ -279,13 +290,11 @@ class QASSO(Optimizer):
 
     def finish(self) -> None:
         """Removes units that are zero and still there, and fixes numbers of bits that are not fixed yet."""
+        self._attached.put_back()
         if self.position.gone.any():
             self._remove()
         self._fix_bits()
-        if self._floats is not None:
-            self._floats.end()
-        if self._small is not None:
-            self._small.detach()
+        self._attached.detach()
 
     def metrics(self) -> Metrics:
         """How the training stands; waits for the device."""
@@ -331,5 +340,6 @@ class QASSO(Optimizer):
         self.bounds = replace(self.bounds, starts=own["starts"], targets=own["targets"])
         write_bounds(self.module, own["bounds"])
         self.position = Position.of_state(own["position"], self.table.device)
+        self._attached.put_back(ranges=False)
         self._choose_floats()
         self._look()

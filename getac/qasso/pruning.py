@@ -14,7 +14,7 @@ from getac.axes.wishes import Wishes, check_globs
 from getac.errors import OptionError
 from getac.fx_graph.view import FxView
 from getac.qasso.choosing import Target, check_options, choose_units, multiples_of, plan_target, unreachable
-from getac.qasso.costs import COSTS
+from getac.qasso.costs import COSTS, UnitCosts
 from getac.qasso.saliency import SALIENCIES, Saliency, score_units
 from getac.qasso.schedule import is_number, is_whole
 from getac.qasso.units import UnitTable
@@ -112,13 +112,20 @@ class Pruning:
         """How many units go in the end: K of the paper.
 
         Raises:
-            GetacError: They cannot be reached; names the classes and what is frozen, and why.
+            BadInputError: They cannot be reached; names the classes and what is frozen, and why.
+            OptionError: The costs are not those of the classes, or no class saves anything.
         """
         if isinstance(self.cost, Mapping):
             check_names(self.cost, table)
+        if self.cost is not None and self.sparsity and table.size:
+            check_savings(self.cost, self.costs(table))
         if self.sparsity and not table.size:
             raise unreachable(table, self.sparsity, 1, 0)
         return plan_target(table, self.sparsity, self.multiples(table), self.minimum)
+
+    def costs(self, table: UnitTable) -> UnitCosts | None:
+        """What one unit of each class saves, in the module as it is now; None: that does not matter."""
+        return COSTS[self.cost](table) if isinstance(self.cost, str) else self.cost
 
     def choose(self, table: UnitTable, amount: int, final: int, gone: Tensor) -> Tensor:
         """The numbers of the units to remove next.
@@ -128,7 +135,9 @@ class Pruning:
             final: How many go from now on, these included.
             gone: Which units are zero already; shape (table.size,).
         """
-        costs = COSTS[self.cost](table) if isinstance(self.cost, str) else self.cost
+        costs = self.costs(table)
+        if costs is not None and not saves(costs):
+            costs = None  # what is left is too small to save anything: all units are equal then
         scores = score_units(table, self.saliency, costs, self.cost_exponent)
         multiples = self.multiples(table)
         return choose_units(
@@ -151,6 +160,25 @@ def check_cost(cost: object, exponent: object) -> None:
             required=f"{', '.join(COSTS)}, or name of a class -> what one of its units saves, 0 or more;"
             " or None",
             found=repr(cost),
+        )
+
+
+def saves(costs: UnitCosts) -> bool:
+    return any(one > 0 for one in costs.values())
+
+
+def check_savings(cost: Cost, costs: UnitCosts) -> None:
+    """Raises OptionError if no class saves anything: costs would decide nothing."""
+    if not saves(costs):
+        name = repr(cost) if isinstance(cost, str) else "one per class"
+        raise OptionError(
+            "removing units saves nothing of this cost",
+            where=f"cost={name}" if isinstance(cost, str) else "cost",
+            required="a positive saving of one class at least",
+            found=f"0 for each of {', '.join(costs)}",
+            hint="cost='macs', or None: layers this small take the same time with fewer units"
+            if cost == "latency"
+            else "leave cost out, or give what one unit of each class saves",
         )
 
 

@@ -63,7 +63,9 @@ def squares_along(tensor: Tensor, dimension: int) -> Tensor:
 
 def gradient(entry: Entry) -> Tensor:
     grad = entry.parameter.grad
-    return torch.zeros_like(entry.parameter) if grad is None else grad
+    if grad is None:
+        return torch.zeros_like(entry.parameter)
+    return grad.to_dense() if grad.is_sparse else grad  # of an embedding that was made with sparse=True
 
 
 def product(entry: Entry) -> Tensor:
@@ -147,6 +149,7 @@ def score_units(
         raise OptionError(f"there is no saliency {saliency!r}", required=f"{names}, or a function")
     scores = (SALIENCIES[saliency] if isinstance(saliency, str) else saliency)(table, table.module)
     check_scores(scores, table, saliency)
+    scores = scores if scores.is_floating_point() else scores.float()  # ranks, counts
     return scores if costs is None else per_cost(scores, table, costs, exponent)
 
 

@@ -112,8 +112,9 @@ class Schedule:
         Args:
             total: All steps.
             warm_up: A whole number of steps, or a share of the total below 1; the others likewise.
-            joint_periods: None: as many as have 50 steps or more, but 4 at least and 32 at most. With more,
-                fewer units are forgotten at a time: a step costs less, and each choice knows the ones before.
+            joint_periods: None: as many as have 50 steps or more, but 4 at least (or one per step) and 32 at
+                most. With more, fewer units are forgotten at a time: a step costs less, and each choice knows
+                the ones before.
             cool_down: None: what is left of the total.
 
         Raises:
@@ -136,7 +137,7 @@ class Schedule:
                 hint="give the stages as shares of the total, such as warm_up=0.1",
             )
         if joint_periods is None:
-            joint_periods = min(max(stages[2] // PERIOD, FEWEST), MOST)
+            joint_periods = min(max(stages[2] // PERIOD, FEWEST), MOST, max(stages[2], 1))
         return cls(stages[0], stages[1], projection_periods, stages[2], joint_periods, last)
 
     @property

@@ -47,10 +47,11 @@ class SmallWeights:
             one.remove()
 
     def _quantize(self, module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or ahead.leaves_out():
+        if torch.compiler.is_compiling():
             return
-        for group in self.groups:
-            if not is_direct(group.weights[0]):
+        ahead.clear()  # a pass that was interrupted may have left results
+        for group in self.groups if torch.is_grad_enabled() else ():
+            if ahead.leaves_out(group.q_m[0]) or not is_direct(group.weights[0]):
                 return
             results = quantize_together(*group)
             for *tensors, result in zip(group.weights, group.d, group.q_m, results, strict=True):

@@ -55,6 +55,7 @@ def save(module: fx.GraphModule, path: Path, optimizer: Optimizer | None = None)
         "training": module.training,
         "frozen": [name for name, one in module.named_parameters() if not one.requires_grad],
         "dynamic_batch": state.dynamic_batch,
+        "ranges": state.ranges,
         "args": encode(tuple(state.args), f"{EXAMPLE}args", tensors),
         "kwargs": encode(dict(state.kwargs), f"{EXAMPLE}kwargs", tensors),
         "insertions": [asdict(one) for one in current_insertions(module, state)],

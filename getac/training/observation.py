@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -46,9 +47,14 @@ def weight_maxima(module: fx.GraphModule, insertions: Sequence[Insertion]) -> di
         return {one.name: maximum_of(stored_value(module, nodes[one.node]), one) for one in insertions}
 
 
+def greatest(weight: Tensor, axis: int | None) -> Tensor:
+    """The greatest magnitude per index of the axis; of all for None."""
+    others = [d for d in range(weight.ndim) if d != axis]
+    return weight.abs().amax(others) if others else weight.abs()
+
+
 def maximum_of(weight: Tensor, insertion: Insertion) -> Tensor:
-    others = [d for d in range(weight.ndim) if d != insertion.axis]
-    maximum = weight.abs().amax(others) if others else weight.abs()
+    maximum = greatest(weight, insertion.axis)
     if not maximum.isfinite().all():
         raise CalibrationError("a weight is not finite", where=insertion.node, found="NaN or infinity")
     return maximum
@@ -62,6 +68,16 @@ def stored_value(module: fx.GraphModule, node: Any) -> Any:
     return node.target(*args, **kwargs)
 
 
+def magnitudes(x: Tensor) -> Any:
+    """As estimators of ranges take them."""
+    return x.detach().abs().float().cpu().numpy()
+
+
+def magnitude_of(estimator: RangeEstimator) -> Tensor:
+    """What a quantizer should cover; 0 if there was nothing."""
+    return torch.tensor(max(map(abs, estimator.range())))
+
+
 class Observer(nn.Module):
     """Sees one activation of every batch."""
 
@@ -70,7 +86,7 @@ class Observer(nn.Module):
         self.node, self.estimator = node, estimator
 
     def forward(self, x: Tensor) -> None:
-        self.estimator.update(x.detach().abs().float().cpu().numpy())
+        self.estimator.update(magnitudes(x))
         if self.estimator.skipped:
             raise CalibrationError(
                 "an activation is not finite",
@@ -86,6 +102,7 @@ class InputCheck(nn.Module):
     def __init__(self, node: fx.Node) -> None:
         super().__init__()
         self.name, self.example = node.name, node.meta["val"]
+        self.varies = not self.example.is_floating_point()  # of tokens, one is enough
 
     def forward(self, x: Any) -> None:
         wanted = [size if isinstance(size, int) else None for size in self.example.shape]
@@ -98,6 +115,7 @@ class InputCheck(nn.Module):
                 found=described(x.dtype, x.shape) if isinstance(x, Tensor) else type(x).__name__,
                 hint="a batch is what the model is called with: leave targets out",
             )
+        self.varies = self.varies or bool((x != x.flatten()[:1]).any())
 
 
 def described(dtype: torch.dtype, sizes: Iterable[int | None]) -> str:
@@ -119,6 +137,9 @@ def observed_maxima(
         calls: The positional and the keyword inputs of each batch.
         method: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.
 
+    Returns:
+        Magnitudes; 1 at least, with a warning, if every floating-point input is constant in each batch.
+
     Raises:
         CalibrationError: No batch, one that the model does not take, or an activation that is not finite.
     """
@@ -131,7 +152,20 @@ def observed_maxima(
         raise CalibrationError(
             "there is no calibration data", where="calibration", found="no batch", required="one at least"
         )
-    return {name: torch.tensor(max(map(abs, one.range()))) for name, one in estimators.items()}
+    maxima = {name: magnitude_of(one) for name, one in estimators.items()}
+    checks = [one for one in observing.modules() if isinstance(one, InputCheck)]
+    return at_least_one(maxima) if checks and not any(one.varies for one in checks) else maxima
+
+
+def at_least_one(maxima: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of constant data, a range is that of biases, or behind a normalisation of rounding errors."""
+    warnings.warn(
+        "the data for the ranges of activations is constant and shows none: those start at 1 or more, and that"
+        " of the inputs stays so (it does not learn, unless requires_grad_() on its d and q_m makes it); give a"
+        " few batches of real data, prepare(..., calibration=batches)",
+        stacklevel=4,
+    )
+    return {name: one.clamp(min=1.0) for name, one in maxima.items()}
 
 
 def with_observers(module: fx.GraphModule, estimators: Mapping[str, RangeEstimator]) -> fx.GraphModule:

@@ -58,7 +58,9 @@ def prepare(
             their layer reads quantized activations. The first and the last layers have 8 at least.
         activation_bits: Likewise.
         calibration: Batches for the ranges of activations, each a tensor, a tuple or list of positional
-            inputs, or a dictionary of keyword inputs. None: the example inputs, with a warning.
+            inputs, or a dictionary of keyword inputs. None: the example inputs, with a warning. The ranges
+            of the inputs stay as they are here. Constant data (zeros) shows none: they start at 1 or more,
+            with a warning.
         overrides: Glob on the name of a weight, or of the node that an activation comes from -> its bits;
             the last that matches decides. None: it stays a float, with a weight its layer.
         ranges: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.
@@ -97,7 +99,9 @@ def prepare(
         maxima |= observed_maxima(module, activations, calls, ranges)
     insert(module, [*weights, *activations], maxima)
     insertions = [*weights, *activations]
-    module.meta[KEY] = TrainingState(args, kwargs, dynamic_batch, insertions, model=type(model).__name__)
+    module.meta[KEY] = TrainingState(
+        args, kwargs, dynamic_batch, insertions, model=type(model).__name__, ranges=ranges
+    )
     return module
 
 
@@ -143,7 +147,8 @@ def check_layers(model: nn.Module, layers: Sequence[Layer]) -> None:
 def alone(given: Call) -> Iterable[Call]:
     """The example inputs in place of data."""
     warnings.warn(
-        "no calibration data: the ranges of activations are those of the example inputs; give a few"
+        "no calibration data: the ranges of activations are those of the example inputs, and that of the"
+        " inputs stays so (it does not learn, unless requires_grad_() on its d and q_m makes it); give a few"
         " batches of real data, prepare(..., calibration=batches)",
         stacklevel=3,
     )

@@ -17,7 +17,9 @@ from getac.axes.wishes import Wishes
 from getac.fx_graph.given import check_call
 from getac.json_types import of_type, texts
 from getac.kernels.fake_quantize import Bits
+from getac.kernels.ranges import METHODS
 from getac.training.checkpoint_file import Checkpoint
+from getac.training.observation import AUTO
 from getac.training.state import Insertion, Removal, TrainingState
 from getac.training.trees import decode
 
@@ -51,7 +53,16 @@ def read_state(checkpoint: Checkpoint, device: torch.device) -> TrainingState:
         [read_insertion(**one) for one in of_type(list, plan["insertions"], "insertions")],
         [read_removal(**one) for one in of_type(list, plan["removals"], "removals")],
         of_type(str, plan["model"], "model"),
+        read_ranges(plan),
     )
+
+
+def read_ranges(plan: Mapping[str, Any]) -> str:
+    """How ranges are chosen; files of the first versions do not say it."""
+    method = of_type(str, plan.get("ranges", AUTO), "ranges")
+    if method not in (AUTO, *METHODS):
+        raise ValueError(f"{method!r} chooses no ranges")
+    return method
 
 
 def read_targets(plan: Mapping[str, Any], state: TrainingState) -> list[Insertion]:

@@ -60,6 +60,7 @@ class TrainingState:
         kwargs: Keyword example inputs.
         dynamic_batch: Whether the batch size was left open.
         model: The name of the model's class, for people.
+        ranges: How the ranges of activations were chosen; see `getac.prepare`.
     """
 
     args: Sequence[Any]
@@ -68,6 +69,7 @@ class TrainingState:
     insertions: list[Insertion] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
     model: str = "the model"
+    ranges: str = "auto"
 
 
 def state_of(module: fx.GraphModule) -> TrainingState:

@@ -44,6 +44,39 @@ def test_what_is_not_used_has_no_gradient(parameters):
     assert all(one[i].grad is not None for one in parameters for i in (0, 2))
 
 
+def test_losses_are_differentiated_one_after_the_other(parameters):
+    """As for single calls; the graph of the first is gone by then."""
+    single = [fake_quantize(*one, None, 0, *LEARNED) for one in zip(*parameters, strict=True)]
+    inputs = [one for several in parameters for one in several]
+
+    def gradients(results):
+        for one in inputs:
+            one.grad = None
+        for one in results:
+            one.square().sum().backward()
+        return [one.grad for one in inputs]
+
+    expected = gradients(single)
+    for a, b in zip(expected, gradients(quantize_together(*parameters, LEARNED)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_is_left_out_is_returned_and_seen(parameters):
+    (weight, _, _), (d, _, _), (q_m, other, _) = parameters
+    seen = []
+    ahead.leave_out(q_m, seen.append)
+    try:
+        assert ahead.leaves_out(q_m) and not ahead.leaves_out(other)
+        assert fake_quantize(weight, d, q_m, None, 0, *LEARNED) is weight and seen[0] is weight
+        with torch.inference_mode():
+            assert torch.equal(fake_quantize(weight, d, q_m, None, 0, *LEARNED), weight)
+        assert not torch.equal(fake_quantize(weight, d, other[:16], None, 0, *LEARNED), weight)
+    finally:
+        ahead.put_back(q_m)
+    assert not torch.equal(fake_quantize(weight, d, q_m, None, 0, *LEARNED), weight) and len(seen) == 2
+    ahead.put_back(q_m)  # a second time is no error
+
+
 def test_a_result_is_taken_once_and_only_for_its_arguments(parameters):
     tensors, rest = [one[1] for one in parameters], (0, *LEARNED)
     result = torch.zeros(())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import getac
 from getac.data.calibration import CalibrationData
 from getac.executed import executed_kernels
 from getac.onnx_graph.edit import array_of
@@ -299,3 +300,153 @@ def test_few_bits_that_a_file_stores_as_int8_leave_the_bias_its_precision():
     assert step <= 0.5 * 0.9 / 32
     integers = array_of(bias.inputs[0]).astype(np.float64)
     assert np.abs(integers * array_of(bias.inputs[1]) - tensors["b"]).max() <= step / 2 * (1 + 1e-6)
+
+
+FAKE_QUANTIZED = """
+    xq = QuantizeLinear(x, s, z)
+    xc = Clip(xq, least, greatest)
+    xd = DequantizeLinear(xc, s, z)
+    wd = DequantizeLinear<axis=0>(w, t, o)
+"""
+
+
+def few_bits(layer, outputs, bits, shape, weight_shape, seed=0):
+    """A layer between quantizers of so many bits, with a bias in floats."""
+    rng = np.random.default_rng(seed)
+    top = max(2 ** (bits - 1) - 1, 1)
+    tensors = {
+        "s": np.asarray(0.5, F32),
+        "z": np.asarray(0, np.uint8),
+        "least": np.asarray(0, np.uint8),
+        "greatest": np.asarray(2**bits - 1, np.uint8),
+        "w": rng.integers(-top, top + 1, weight_shape).astype(np.int8),
+        "t": rng.uniform(0.05, 0.09, weight_shape[0]).astype(F32),
+        "o": np.zeros(weight_shape[0], np.int8),
+        "b": rng.normal(size=weight_shape[0]).astype(F32),
+    }
+    text = f"{FAKE_QUANTIZED} {layer} {outputs}"
+    return model_of(text, {"x": shape}, tensors)
+
+
+def passed(model):
+    state = State(load(model))
+    Pipeline([*analysis_passes(), QuantizeWeights(), Calibrate(), LowerIntegers(), StoreWeights()]).run(state)
+    return state
+
+
+OUTPUTS = "r = Relu(h)  yq = QuantizeLinear(r, s, z)  yc = Clip(yq, least, greatest)"
+OUTPUTS += "  y = DequantizeLinear(yc, s, z)"
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_gemm_of_few_bits_adds_its_bias_in_floats(bits):
+    """Rounded to INT32, it would send some of the results to another level than the model does."""
+    model = few_bits("h = Gemm<transB=1>(xd, wd, b)", OUTPUTS, bits, [64, 16], (8, 16))
+    x = np.abs(normal(64, 16)) * 2
+    wanted = run(open_session(load(model), optimize=False), {"x": x})["y"]
+    found = passed(model).model
+    assert [node.op_type for node in found.graph].count("Add") == 1
+    np.testing.assert_array_equal(run(open_session(found), {"x": x})["y"], wanted)
+    assert "QGemm" in executed(found) and "Gemm" not in executed(found)
+    np.testing.assert_array_equal(
+        array(found, "b.row" if "b.row" in found.graph.initializers else "b"), model_bias(model)
+    )
+
+
+def model_bias(model):
+    from onnx import numpy_helper
+
+    return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "b")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_a_convolution_of_few_bits_rounds_as_the_model_does(bits, seed):
+    """On integers with a bias that rounds alike, else hardly otherwise; in floats where it would."""
+    conv = "h = Conv<pads=[1,1,1,1]>(xd, wd, b)"
+    model = few_bits(conv, OUTPUTS, bits, [8, 4, 6, 6], (6, 4, 3, 3), seed)
+    x = np.abs(normal(8, 4, 6, 6, seed=seed)) * 2**bits / 4
+    wanted = run(open_session(load(model), optimize=False), {"x": x})["y"]
+    state = passed(model)
+    off = np.abs(run(open_session(state.model), {"x": x})["y"] - wanted) / 0.5
+    assert off.max() < 1.01 and (off > 0.01).mean() < (0.005 if bits > 2 else 1e-9)
+    refusals = state.refusals.get("lower-integers", [])
+    assert ("QLinearConv" in executed(state.model)) == (not refusals)
+    assert all("its bias would change results" in one.reason for one in refusals)
+    assert bits > 2 or not refusals
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("operator", "along"), [("MatMul", ""), ("Gemm", "<transB=1>")])
+def test_blocks_of_weights_stay_in_floats(operator, along, axis):
+    """Kernels for integers take a step per output unit; blocks lie along the inputs or along the units."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        "s": np.asarray(0.05, F32),
+        "z": np.asarray(120, np.uint8),
+        "w": rng.integers(-8, 8, (16, 16)).astype(np.int8),
+        "t": rng.uniform(0.01, 0.02, (2, 16) if axis == 0 else (16, 2)).astype(F32),
+    }
+    body = f"""
+        xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)
+        wd = DequantizeLinear<axis={axis}, block_size=8>(w, t)
+        h = {operator}{along}(xd, wd)  yq = QuantizeLinear(h, s, z)  y = DequantizeLinear(yq, s, z)
+    """
+    model = model_of(body, {"x": [4, 16]}, tensors)
+    x = normal(4, 16)
+    wanted = run(open_session(load(model), optimize=False), {"x": x})["y"]
+    state = passed(model)
+    (refusal,) = state.refusals["lower-integers"]
+    assert refusal.reason == "its weight has a scale per block of 8"
+    np.testing.assert_allclose(run(open_session(state.model), {"x": x})["y"], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul"])
+def test_zero_points_that_differ_between_units_stay_on_integers(operator):
+    """UINT8 with a zero point per unit: INT8 with others, which kernels take as they take zeros."""
+    rng = np.random.default_rng(0)
+    axis = 0 if operator == "Gemm" else 1
+    tensors = {
+        "s": np.asarray(0.05, F32),
+        "z": np.asarray(120, np.uint8),
+        "w": rng.integers(0, 256, (16, 16)).astype(np.uint8),
+        "t": rng.uniform(0.01, 0.02, 16).astype(F32),
+        "o": rng.integers(80, 180, 16).astype(np.uint8),
+    }
+    along = "<transB=1>" if operator == "Gemm" else ""
+    body = f"""
+        xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)
+        wd = DequantizeLinear<axis={axis}>(w, t, o)  y = {operator}{along}(xd, wd)
+    """
+    model = model_of(body, {"x": [4, 16]}, tensors)
+    x = normal(4, 16)
+    wanted = run(open_session(load(model), optimize=False), {"x": x})["y"]
+    state = passed(model)
+    assert not state.refusals.get("lower-integers")
+    assert executed(state.model) == ["QuantizeLinear", "QGemm"]
+    kinds = {value.dtype.name for value in state.model.graph.initializers.values()}
+    assert "INT8" in kinds and "INT16" not in kinds
+    np.testing.assert_allclose(run(open_session(state.model), {"x": x})["y"], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("zeros", ["one", "each"])
+def test_a_file_of_eight_bits_does_not_grow(tmp_path, dtype, zeros):
+    rng, size = np.random.default_rng(0), 256
+    tensors = {
+        "s": np.asarray(0.05, dtype),
+        "z": np.asarray(120, np.uint8),
+        "w": rng.integers(0, 256, (size, size)).astype(np.uint8),
+        "t": rng.uniform(0.001, 0.002, size).astype(dtype),
+        "o": rng.integers(100, 150, size).astype(np.uint8)
+        if zeros == "each"
+        else np.full(size, 128, np.uint8),
+    }
+    kind = 1 if dtype == np.float32 else 10
+    body = f"""
+        h = Cast<to={kind}>(x)  xq = QuantizeLinear(h, s, z)  xd = DequantizeLinear(xq, s, z)
+        wd = DequantizeLinear<axis=1>(w, t, o)  p = MatMul(xd, wd)  y = Cast<to=1>(p)
+    """
+    model, path = model_of(body, {"x": [4, size]}, tensors), tmp_path / "lowered.onnx"
+    getac.lower(model, path, bench=False)
+    assert path.stat().st_size < 1.02 * model.ByteSize()

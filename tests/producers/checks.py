@@ -39,7 +39,8 @@ def check_lowered(one: Produced, *, integers: int, in_floats: int = 0) -> getac.
     """Lowered unchanged: within an output step, no larger, and on integer kernels where it was.
 
     Where the producer's own graph, as onnxruntime optimises it, is further than a step from itself as it is
-    written, the result may be one step further than that.
+    written, the result may be one step further than that; so may one whose weights alone are integers, since
+    MatMulNBits rounds what it reads to 8 bits.
 
     Args:
         integers: How many layers run on integers, or do not because their bias cannot.
@@ -51,7 +52,8 @@ def check_lowered(one: Produced, *, integers: int, in_floats: int = 0) -> getac.
         steps = steps_apart(one, path)
         before, after = integer_kernels(load(one.model)), integer_kernels(path)
         size = path.stat().st_size
-    assert steps.result <= steps.bound, steps
+    on_the_fly = any(layer.kernel.startswith("weight-only") for layer in report.layers)
+    assert steps.result <= steps.bound + on_the_fly, steps
     kernels = [(layer.kernel, layer.reason) for layer in report.layers]
     ran = (name.startswith("integer") or why.startswith(NO_INTEGERS) for name, why in kernels)
     assert sum(ran) == integers, kernels

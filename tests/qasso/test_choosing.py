@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from getac.analyzing import analyze
 from getac.errors import BadInputError, OptionError
 from getac.qasso.choosing import choose_units, multiples_of, plan_target
+from getac.qasso.costs import COSTS, bops_of, latency_of, macs_of
+from getac.qasso.geta import GETA
+from getac.qasso.pruning import Pruning
 from getac.qasso.units import UnitTable
 from getac.units.unit_blocks import Blocks, nearest, pick, reachable, steps_of
 from tests.qasso.nets import prepared, table_of
@@ -129,3 +135,90 @@ def test_what_cannot_be_reached_names_classes_and_reasons() -> None:
 def test_refuses_options(sparsity: float, minimum: int) -> None:
     with pytest.raises(OptionError):
         plan_target(table_of(prepared()), sparsity, minimum=minimum)
+
+
+def chosen(table: UnitTable, amount: int, **options: Any) -> list[int]:
+    """How many units each class loses if all units are equally salient."""
+    pruning = Pruning(0.5, align=1, saliency=lambda table, _: torch.ones(table.size), **options)
+    units = pruning.choose(table, amount, amount, torch.zeros(table.size, dtype=torch.bool))
+    return table.class_of[units].bincount(minlength=len(table.classes)).tolist()  # type: ignore[no-any-return]
+
+
+class Layers(nn.Module):
+    """Two equal layers in a row; the weights of the second have the bits that are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(F.relu(self.a(x)))
+        return self.d(F.relu(self.c(F.relu(h))))  # type: ignore[no-any-return]
+
+
+def test_costs_decide_which_units_go() -> None:
+    table = table_of(prepared())  # c0: 8 channels of 3024 MACs, c1: 12 of 1157
+    assert chosen(table, 6, cost="macs") == [6, 0]
+    assert chosen(table, 6, cost={"c0": 1.0, "c1": 2.0}) == [0, 6]
+    assert chosen(table, 6, cost={"c0": 2.0, "c1": 1.0}) == [6, 0]
+    assert chosen(table, 9, cost={"c0": 0.0, "c1": 1.0}) == [0, 9]  # what saves nothing goes last
+    assert chosen(table, 12, cost={"c0": 0.0, "c1": 1.0}) == [1, 11]
+
+
+def test_bit_operations_depend_on_the_bits_of_each_layer() -> None:
+    def table(**bits: int) -> UnitTable:
+        overrides = {f"{name}.weight": own for name, own in bits.items()}
+        options = {"weight_bits": 8, "activation_bits": 8, "overrides": overrides}
+        return table_of(prepared(Layers(), torch.randn(4, 12), **options))
+
+    for bits, expected in (({"b": 2, "c": 8}, [0, 0, 6]), ({"b": 8, "c": 2}, [6, 0, 0])):
+        found = table(**bits)
+        assert [one.size for one in found.classes] == [12, 12, 12]
+        macs, bops = macs_of(found), bops_of(found)
+        assert len(set(macs.values())) == 1  # by these, all are equal
+        of = {name: 12 * 8 * width for name, width in ({"a": 8, "d": 8} | bits).items()}
+        assert list(bops.values()) == [of["a"] + of["b"], of["b"] + of["c"], of["c"] + of["d"]]
+        assert chosen(found, 6, cost="bops") == expected
+
+
+def test_predicted_seconds_decide_which_units_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(prepared())
+    seconds = latency_of(table)
+    assert seconds["c0"] > 0 == seconds["c1"]
+    assert chosen(table, 6, cost="latency") == [6, 0]
+    monkeypatch.setitem(COSTS, "latency", lambda _: {"c0": 1e-6, "c1": 2e-6})  # type: ignore[arg-type]
+    assert chosen(table, 6, cost="latency") == [0, 6]
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_saliency_and_cost_are_weighed(exponent: float) -> None:
+    table = table_of(prepared())
+
+    def scores(table: UnitTable, _: nn.Module) -> Tensor:
+        return torch.where(table.class_of == 0, 3.0, 1.0)
+
+    pruning = Pruning(0.5, align=1, saliency=scores, cost={"c0": 4.0, "c1": 1.0}, cost_exponent=exponent)
+    units = pruning.choose(table, 1, 1, torch.zeros(20, dtype=torch.bool))
+    assert int(table.class_of[units]) == (1 if exponent == 0.5 else 0)  # 3 / 2 or 3 / 4, against 1
+
+
+def test_costs_that_save_nothing_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(prepared())
+    nothing = {"c0": 0.0, "c1": 0.0}
+    with pytest.raises(OptionError, match="saves nothing") as error:
+        Pruning(0.5, align=1, cost=nothing).plan(table)
+    assert error.value.found == "0 for each of c0, c1"
+    monkeypatch.setitem(COSTS, "latency", lambda _: nothing)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="saves nothing") as error:
+        Pruning(0.5, align=1, cost="latency").plan(table)
+    assert error.value.where == "cost='latency'" and "macs" in str(error.value.hint)
+    assert Pruning(0.0, align=1, cost="latency").plan(table).reached == 0
+    # in a training, what is left may become that small: all are equal then
+    assert chosen(table, 6, cost="latency") == chosen(table, 6)
+
+
+def test_a_layer_too_small_to_save_time_is_refused_by_geta() -> None:
+    torch.manual_seed(0)
+    small, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(8, 4)
+    with pytest.raises(OptionError, match="cost='latency'"):
+        GETA(small, x, calibration=[x], align=1, cost="latency")

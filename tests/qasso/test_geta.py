@@ -83,6 +83,9 @@ def test_digits_from_end_to_end(tmp_path: Path) -> None:
     assert np.abs(lowered - trained.numpy()).max() < 0.1 * trained.abs().max().item()
 
 
+SCHEDULE = Schedule(2, 6, 3, 9, 3, 4)
+
+
 def small(**options: Any) -> GETA:
     return GETA(model(), images(0), **{"calibration": [images(0)], "align": 1} | options)
 
@@ -111,6 +114,11 @@ def test_what_was_deferred_is_removed_in_the_end() -> None:
     after = geta.construct_subnet()(images(7))
     assert (after - before).abs().max() <= 1e-5 * before.abs().max()
     assert geta.model.get_parameter("c.weight").numel() < size
+
+
+def test_a_schedule_or_a_few_steps() -> None:
+    assert small().qasso(schedule=SCHEDULE, steps=30).schedule is SCHEDULE
+    assert small().qasso(steps=15, projection_periods=1).schedule.joint_periods == 3
 
 
 def test_unfinished_training_is_said_so() -> None:
@@ -168,6 +176,8 @@ def test_refuses_options(options: dict[str, Any], said: str) -> None:
         ({"steps": 5}, "more periods than steps"),
         ({"steps": 100, "warm_up": 90, "joint": 20}, "longer than the training"),
         ({"steps": 10, "schedule": Schedule(2, 6, 3, 9, 3, 4)}, "longer than the training"),
+        ({"schedule": SCHEDULE, "warm_up": 0.7, "joint_periods": 9}, r"said twice\n.*warm_up, joint_periods"),
+        ({"schedule": SCHEDULE, "cool_down": 3}, "said twice(.|\n)*cool_down=3"),
         ({"steps": 100, "lr": -1}, "no learning rate"),
         ({"steps": 100, "variant": "lion"}, "sgd, adam, adamw"),
         ({"steps": 100, "joint": 0}, "quantization alone"),

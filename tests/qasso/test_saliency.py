@@ -115,6 +115,34 @@ def test_a_function_of_the_user() -> None:
     assert score_units(table, mine).tolist() == list(range(20)) and seen == [(table, module)]
 
 
+def test_whole_numbers_of_the_user_are_weighed_as_well() -> None:
+    _, table = case("conv")
+    ranks = score_units(table, lambda table, _: torch.arange(table.size), {"c0": 1.0, "c1": 1.0})
+    assert ranks.tolist() == list(range(20))
+    flags = score_units(table, lambda table, _: table.class_of > 0, {"c0": 1.0, "c1": 4.0})
+    assert flags.tolist() == pytest.approx([0.0] * 8 + [2.8 / 4] * 12)
+
+
+def test_gradients_of_sparse_embeddings() -> None:
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e, self.a = torch.nn.Embedding(20, 16, sparse=True), torch.nn.Linear(16, 16)
+            self.b = torch.nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(self.e(x).mean(1))))  # type: ignore[no-any-return]
+
+    x = torch.randint(20, (4, 3), generator=torch.Generator().manual_seed(0))
+    module = with_gradients(prepared(Tokens(), x), x)
+    weight, table = module.get_parameter("e.weight"), table_of(module)
+    assert weight.grad is not None and weight.grad.is_sparse
+    found = {name: score_units(table, name) for name in SALIENCIES}
+    weight.grad = weight.grad.to_dense()
+    for name, scores in found.items():
+        assert torch.equal(scores, score_units(table, name))
+
+
 def test_refuses() -> None:
     _, table = case("conv")
     with pytest.raises(OptionError, match="no saliency 'weight'") as error:

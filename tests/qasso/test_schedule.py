@@ -70,6 +70,12 @@ def test_long_trainings_forget_in_more_periods() -> None:
     assert Schedule.of(10**6, joint_periods=3).joint_periods == 3
 
 
+@pytest.mark.parametrize(("total", "periods"), [(1, 1), (9, 1), (15, 3), (20, 4)])
+def test_short_trainings_have_a_period_for_each_step(total: int, periods: int) -> None:
+    schedule = Schedule.of(total, projection=0.0, projection_periods=1)
+    assert schedule.joint_periods == periods
+
+
 def test_is_printed_as_a_table() -> None:
     rows = [row.split() for row in str(SMALL).splitlines()]
     assert rows[0] == ["stage", "steps", "from", "periods"]
