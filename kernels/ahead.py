@@ -1,8 +1,8 @@
 """What the fake quantizer returns without computing: results that are there already, or x itself.
 
 Results are there before the call where many were computed together: for one forward pass, in the thread that
-runs it. x itself is wanted of training in floats: of the quantizers that are left out, whoever runs them, until
-they are put back. Nothing has to happen after a forward pass for that: it may end by any exception.
+runs it. x itself is wanted of training in floats: of the quantizers that are left out, whoever runs them,
+until they are put back. Nothing has to happen after a forward pass for that: it may end by any exception.
 """
 
 from __future__ import annotations

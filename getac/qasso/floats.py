@@ -64,22 +64,24 @@ class FloatWarmUp:
     def end(self) -> None:
         """Puts the quantizers back, at their most bits, with ranges of what they have to round by now.
 
-        Those of weights are the weights' own, those of activations are chosen as in `getac.prepare`. Without a
-        training step nothing has changed, and all stay.
+        Those of weights are the weights' own, those of activations are chosen as in `getac.prepare`. Without
+        a training step nothing has changed, and all stay.
         """
         self.detach()
         module = self._module()
-        for one in find_quantizers(module) if module is not None and self._has_trained else ():
-            maximum = self._maximum(one)
+        if module is None or not self._has_trained:
+            return
+        for one in find_quantizers(module):
+            maximum = self._maximum(module, one)
             is_good = maximum.isfinite() & (maximum > 0)
             if is_good.any():
                 one.q_m.copy_(torch.where(is_good, maximum, one.q_m))
                 one.d.copy_(reach_of(one) / one.bits.top(one.bits.most))
 
-    def _maximum(self, quantizer: PlacedQuantizer) -> Tensor:
+    def _maximum(self, module: fx.GraphModule, quantizer: PlacedQuantizer) -> Tensor:
         """0 where nothing was seen."""
         if quantizer.of_weight:
-            maximum = greatest(stored_value(self._module(), quantizer.x), quantizer.axis)
+            maximum = greatest(stored_value(module, quantizer.x), quantizer.axis)
         else:
             maximum = magnitude_of(self._estimators[quantizer.name])
         return maximum.to(quantizer.q_m)

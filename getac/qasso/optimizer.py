@@ -65,7 +65,7 @@ class QASSO(Optimizer):
             step, every second, ...; 0: never. With other values than 1, the last good state may be
             lost: a step that is not checked changes parameters and running statistics.
         quantize_from: The stage from which on there are quantizers. "warm-up": they train from the start, as
-            in the paper. "projection": warm-up trains floats, which is quicker. After its last step the ranges
+            in the paper. "projection": warm-up trains floats, which is quicker. After its last step, ranges
             are those of the weights, and what that step's batches in training mode show of activations, by
             the `ranges` of `getac.prepare` (one process; a module under torch.compile keeps its quantizers).
         options: Arguments of the base optimizer: momentum, weight_decay, betas, foreach, ...

@@ -117,7 +117,7 @@ class Pruning:
         """
         if isinstance(self.cost, Mapping):
             check_names(self.cost, table)
-        if self.cost is not None and self.sparsity and table.size:
+        if self.sparsity and table.size:
             check_savings(self.cost, self.costs(table))
         if self.sparsity and not table.size:
             raise unreachable(table, self.sparsity, 1, 0)
@@ -167,9 +167,9 @@ def saves(costs: UnitCosts) -> bool:
     return any(one > 0 for one in costs.values())
 
 
-def check_savings(cost: Cost, costs: UnitCosts) -> None:
+def check_savings(cost: Cost | None, costs: UnitCosts | None) -> None:
     """Raises OptionError if no class saves anything: costs would decide nothing."""
-    if not saves(costs):
+    if costs is not None and not saves(costs):
         name = repr(cost) if isinstance(cost, str) else "one per class"
         raise OptionError(
             "removing units saves nothing of this cost",

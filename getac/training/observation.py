@@ -20,6 +20,7 @@ __all__ = ["check_method", "observed_maxima", "weight_maxima"]
 
 AUTO = "auto"
 FINE = 8  # bits from which the outermost values may decide
+RESIDUE = 1e-3  # of constant data, a smaller range is one of rounding errors
 
 
 def check_method(method: str) -> None:
@@ -138,7 +139,7 @@ def observed_maxima(
         method: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.
 
     Returns:
-        Magnitudes; 1 at least, with a warning, if every floating-point input is constant in each batch.
+        Magnitudes; 1 at least, with a warning, if batches are constant and leave rounding errors.
 
     Raises:
         CalibrationError: No batch, one that the model does not take, or an activation that is not finite.
@@ -154,15 +155,16 @@ def observed_maxima(
         )
     maxima = {name: magnitude_of(one) for name, one in estimators.items()}
     checks = [one for one in observing.modules() if isinstance(one, InputCheck)]
-    return at_least_one(maxima) if checks and not any(one.varies for one in checks) else maxima
+    is_constant = bool(checks) and not any(one.varies for one in checks)
+    return at_least_one(maxima) if is_constant and any(one < RESIDUE for one in maxima.values()) else maxima
 
 
 def at_least_one(maxima: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of constant data, a range is that of biases, or behind a normalisation of rounding errors."""
+    """Of zeros, and behind a normalisation of constants, ranges are rounding errors: nothing could learn."""
     warnings.warn(
-        "the data for the ranges of activations is constant and shows none: those start at 1 or more, and that"
-        " of the inputs stays so (it does not learn, unless requires_grad_() on its d and q_m makes it); give a"
-        " few batches of real data, prepare(..., calibration=batches)",
+        "the data for the ranges of activations is constant and shows none: those start at 1 or more, and"
+        " that of the inputs stays so (it does not learn, unless requires_grad_() on its d and q_m makes"
+        " it); give a few batches of real data, prepare(..., calibration=batches)",
         stacklevel=4,
     )
     return {name: one.clamp(min=1.0) for name, one in maxima.items()}

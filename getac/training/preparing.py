@@ -59,8 +59,8 @@ def prepare(
         activation_bits: Likewise.
         calibration: Batches for the ranges of activations, each a tensor, a tuple or list of positional
             inputs, or a dictionary of keyword inputs. None: the example inputs, with a warning. The ranges
-            of the inputs stay as they are here. Constant data (zeros) shows none: they start at 1 or more,
-            with a warning.
+            of the inputs stay as they are here. Data that is constant (zeros) shows none: they start at 1 or
+            more, with a warning.
         overrides: Glob on the name of a weight, or of the node that an activation comes from -> its bits;
             the last that matches decides. None: it stays a float, with a weight its layer.
         ranges: "minmax", "percentile" or "mse"; "auto": minmax from 8 bits on, mse below.

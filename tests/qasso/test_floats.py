@@ -114,12 +114,34 @@ def test_weights_that_have_grown_in_an_unfinished_warm_up_are_not_clipped() -> N
             assert torch.equal(one.q_m, weight.abs().flatten(1).amax(1))
 
 
+def test_what_shows_nothing_keeps_its_range() -> None:
+    module, optimizer = warming_up()
+    train(module, optimizer, 1)
+    start = {one.name: one.q_m.clone() for one in find_quantizers(module)}
+    with torch.no_grad():
+        module.get_parameter("b.weight")[3] = 0
+        module.get_parameter("b.weight")[4, 0, 0, 0] = torch.inf
+        module.get_parameter("c.weight").zero_()
+    optimizer.finish()
+    for one in find_quantizers(module):
+        assert bool((one.q_m > 0).all()) and bool(one.d.isfinite().all())
+        if not one.of_weight or one.name == "c.weight_quantizer":
+            assert torch.equal(one.q_m, start[one.name])
+        if one.name == "b.weight_quantizer":
+            changed = (one.q_m != start[one.name]).nonzero()[:, 0].tolist()
+            assert changed == [0, 1, 2, 5, 6, 7]
+
+
+def note(seen: dict[str, float], name: str, x: Tensor) -> None:
+    seen[name] = x.abs().max().item()
+
+
 def of_batch(module: fx.GraphModule, x: Tensor) -> dict[str, float]:
     """Name of a quantizer of activations -> what of a batch reaches it in floats, in training mode."""
-    floats, seen = copy.deepcopy(module).train(), {}
+    floats, seen = copy.deepcopy(module).train(), dict[str, float]()
     for one in find_quantizers(floats):
         if not one.of_weight:
-            ahead.leave_out(one.q_m, partial(lambda name, x: seen.update({name: x.abs().max().item()}), one.name))
+            ahead.leave_out(one.q_m, partial(note, seen, one.name))
         else:
             ahead.leave_out(one.q_m, lambda x: None)
     floats(x)
@@ -201,7 +223,9 @@ def test_ranges_are_chosen_as_prepare_was_told(tmp_path: Path, method: str) -> N
             one.q_m.mul_(3)
     train(geta.model, optimizer, 1, inputs=lambda step: x)
     assert ranges_of(geta.model, greatest) == pytest.approx(expected, rel=1e-6)
-    assert (sum(expected[name] < 0.9 * greatest[name] for name in greatest) >= 3) == (method in ("mse", "auto"))
+    assert (sum(expected[name] < 0.9 * greatest[name] for name in greatest) >= 3) == (
+        method in ("mse", "auto")
+    )
     getac.save(geta.model, tmp_path / "run")
     assert state_of(getac.load(Small(), tmp_path / "run")).ranges == method
 
@@ -219,9 +243,7 @@ def test_another_optimizer_begins_with_quantizers(steps: int) -> None:
     start = copy.deepcopy(geta.model)  # a copy has its quantizers
     optimizer = geta.qasso(steps=30, variant="sgd", lr=1e-2)
     if not steps:
-        reference = QASSO(
-            start, schedule=optimizer.schedule, pruning=geta.pruning, variant="sgd", lr=1e-2
-        )
+        reference = QASSO(start, schedule=optimizer.schedule, pruning=geta.pruning, variant="sgd", lr=1e-2)
         assert train(geta.model, optimizer, 30) == train(start, reference, 30)
     assert not any(ahead.leaves_out(one.q_m) for one in find_quantizers(geta.model))
 

@@ -90,7 +90,11 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk, self.a, self.b = nn.Linear(6, 16).requires_grad_(False), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.trunk, self.a, self.b = (
+            nn.Linear(6, 16).requires_grad_(False),
+            nn.Linear(16, 16),
+            nn.Linear(16, 3),
+        )
         self.c, self.d = nn.Linear(16, 16), nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +126,7 @@ def test_a_copy_has_nothing_attached() -> None:
     QASSO(module, schedule=Schedule(9, 0, 1, 0, 1, 0), pruning=Pruning(0.0), quantize_from="projection")
     other = copy.deepcopy(module)
     assert module._forward_pre_hooks and not other._forward_pre_hooks
-    assert attached_to(other).small is attached_to(other).floats is None
+    assert attached_to(other).small is None and attached_to(other).floats is None
     assert torch.equal(other(vectors(1)), prepared_attention()(vectors(1)))  # with its quantizers
     assert not torch.equal(module(vectors(1)), other(vectors(1)))
 

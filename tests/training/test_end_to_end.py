@@ -140,7 +140,7 @@ def test_three_tenths_of_the_units_of_every_class_are_removed(name: str) -> None
 
 @every_model
 def test_the_exported_file_computes_what_the_module_computes(name: str) -> None:
-    """Of the inputs some may hit a tie between two integers, which torch's and onnxruntime's sums decide apart."""
+    """Some inputs may hit a tie between two integers, which sums of torch and of onnxruntime decide apart."""
     found = departures(course(name), course(name).exported)
     assert min(found) <= EXPORTED and max(found) <= ONE_TIE
 

@@ -149,6 +149,34 @@ def test_without_data_the_example_is_used_with_a_warning() -> None:
     assert found["x_quantizer"].q_m.item() == EXAMPLE.abs().max().item()
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_constant_data_shows_no_ranges(value: float) -> None:
+    """Behind a normalisation by the batch it leaves nothing but rounding errors."""
+    batches = [torch.full((3, 4), value), torch.full((2, 4), value)]
+    with pytest.warns(UserWarning, match=r"constant(.|\n)*requires_grad_\(\) on its d and q_m") as caught:
+        found = quantizers(batches)
+    assert "test_observation" in str(caught[-1].filename)
+    ranges = {name: one.q_m.item() for name, one in found.items() if not one.of_weight}
+    assert len(ranges) == 3 and set(ranges.values()) == {1.0}
+    batches[1] = torch.randn(2, 4)
+    assert quantizers(batches)["x_quantizer"].q_m.item() == max(value, batches[1].abs().max().item())
+
+
+def test_constant_tokens_show_ranges() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e, self.a, self.b = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(self.e(x)).relu())  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    module = getac.prepare(Tokens(), (ids,), calibration=[ids])  # without a warning
+    assert all(one.q_m.max() != 1.0 for one in find_quantizers(module))
+
+
 def refused(batches: Any, **options: Any) -> CalibrationError:
     with pytest.raises(CalibrationError) as caught:
         quantizers(batches, **options)
