@@ -29,7 +29,8 @@ from getac.options import Options
 from getac.plans.fitting import fits_of, with_misfits
 from getac.report import Report
 from getac.verifying.agreement import Batch, check_file_format
-from getac.verifying.verification import Verification, verify
+from getac.verifying.verification import Verification
+from getac.verifying.verify import verify
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,8 @@ from getac.pipeline import Effect
 from getac.pipelines.executable import Runnable
 from getac.verifying.agreement import BOUNDS, Agreement, Batch
 from getac.verifying.differences import INFINITE_DB
-from getac.verifying.verification import ROUNDING, greatest, negligible
+from getac.verifying.stages import negligible
+from getac.verifying.verify import ROUNDING, greatest
 
 __all__ = ["Judge", "check_comparable"]
 

@@ -36,7 +36,7 @@ from getac.verifying.matching import (
 )
 from getac.verifying.paired_runs import inner_differences, output_differences
 from getac.verifying.same_signature import common_signature
-from getac.verifying.verification import samples_in
+from getac.verifying.verify import samples_in
 
 __all__ = ["compare"]
 

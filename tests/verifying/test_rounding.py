@@ -12,7 +12,7 @@ from getac.compression import compress
 from getac.onnx_graph.read import load
 from getac.options import Options
 from getac.verifying.pieces import compare_pieces
-from getac.verifying.verification import verify
+from getac.verifying.verify import verify
 from tools.onnx_text import model_of
 
 F32 = np.float32

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from getac.verifying.recorded import Recorded, Rounded
-from getac.verifying.verification import Models, verify
+from getac.verifying.verification import Models
+from getac.verifying.verify import verify
 from tests.traps.naive import GEMM
 
 F32 = np.float32
