@@ -20,7 +20,7 @@ BITS = range(2, 17)
 TARGETS = ("portable", "ort")
 STORED = {
     "portable": (
-        *("ternary", "2-bit + 1-bit", "4-bit", "4-bit + 1-bit", "4-bit + 2-bit", "4-bit + 2-bit + 1-bit"),
+        *("ternary", "2-bit + 1-bit", "INT4", "4-bit + 1-bit", "4-bit + 2-bit", "4-bit + 2-bit + 1-bit"),
         *("INT8", "8-bit + 1-bit", "8-bit + 2-bit", "8-bit + 2-bit + 1-bit", "8-bit + 4-bit"),
         *("8-bit + 4-bit + 1-bit", "8-bit + 4-bit + 2-bit", "8-bit + 4-bit + 2-bit + 1-bit", "INT16"),
     ),
