@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.layers import Weights, read_weights
-from getac.onnx_graph.edit import add_initializer
+from getac.onnx_graph.edit import add_initializer, taken_names, unique_name
 from getac.onnx_graph.qdq import new_node, stored_integers
 from getac.onnx_graph.qoperators import DYNAMIC
 from getac.pipeline import Effect, Fact, State
@@ -87,12 +87,13 @@ def write(node: ir.Node, state: State, quantized: dict[ir.Value, ir.Node]) -> No
 def dynamic_quantizer(node: ir.Node, x: ir.Value) -> ir.Node:
     """The integers, the step and the zero point of x, for all layers that read it."""
     assert isinstance(node.graph, ir.Graph)
-    names = [f"{x.name}.{part}" for part in ("int", "scale", "zero_point")]
+    parts, taken = ("int", "scale", "zero_point", "quantized"), taken_names(node.graph)
+    *names, name = (unique_name(node.graph, f"{x.name}.{part}", taken) for part in parts)
     outputs = [
         ir.Value(name=name, type=ir.TensorType(t))
         for name, t in zip(names, (UINT8, FLOAT, UINT8), strict=True)
     ]
-    made = ir.node("DynamicQuantizeLinear", [x], outputs=outputs, name=f"{x.name}.quantized")
+    made = ir.node("DynamicQuantizeLinear", [x], outputs=outputs, name=name)
     node.graph.insert_before(node, made)
     return made
 

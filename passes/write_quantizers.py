@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from getac.onnx_graph.edit import naming
 from getac.onnx_graph.qdq import keep_quantizers, store_integers
 from getac.onnx_graph.shapes import open_shapes
 from getac.pipeline import Fact, State
@@ -38,10 +39,11 @@ class WriteQuantizers:
         graph = state.model.graph
         if state.shapes is None and has_half_precision(graph):
             state.shapes = open_shapes(state.model, state.bindings)  # they know what is not float32
-        keep_quantizers(graph, state.quantizers, state.dtype_of)
-        for value in list(graph.initializers.values()):
-            if value in state.quantizers:
-                store_integers(graph, value, state.quantizers.pop(value))
+        with naming(graph):
+            keep_quantizers(graph, state.quantizers, state.dtype_of)
+            for value in list(graph.initializers.values()):
+                if value in state.quantizers:
+                    store_integers(graph, value, state.quantizers.pop(value))
         state.quantizers.clear()  # what is left belongs to values that are gone
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["Array", "add_initializer", "array_of", "is_stored", "own_input", "replace_tensor", "unique_name"]
+__all__ = [
+    "Array",
+    "add_initializer",
+    "array_of",
+    "is_stored",
+    "naming",
+    "own_input",
+    "replace_tensor",
+    "taken_names",
+    "unique_name",
+]
 
 Array = npt.NDArray[Any]
 
@@ -24,14 +36,29 @@ def array_of(value: ir.Value | None) -> Array:
     return value.const_value.numpy()
 
 
+NAMES: ContextVar[tuple[ir.Graph, set[str]] | None] = ContextVar("names", default=None)
+
+
+@contextmanager
+def naming(graph: ir.Graph) -> Iterator[None]:
+    """Walks a graph for its names once, for what `unique_name` is asked inside; nothing else names here."""
+    token = NAMES.set((graph, taken_names(graph)))
+    try:
+        yield
+    finally:
+        NAMES.reset(token)
+
+
 def unique_name(graph: ir.Graph, wish: str, taken: set[str] | None = None) -> str:
     """A name that no value or node of the graph has; `taken` avoids a walk where many are made."""
-    names = taken if taken is not None else taken_names(graph)
+    known = NAMES.get()
+    if taken is None:
+        taken = known[1] if known is not None and known[0] is graph else taken_names(graph)
     name, count = wish, 0
-    while name in names:
+    while name in taken:
         count += 1
         name = f"{wish}_{count}"
-    names.add(name)
+    taken.add(name)
     return name
 
 

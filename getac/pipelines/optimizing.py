@@ -21,6 +21,7 @@ from getac.onnx_graph.origin import origin_of
 from getac.onnx_graph.provenance import provenance_of
 from getac.onnx_graph.read import load
 from getac.onnx_graph.shapes import infer_shapes
+from getac.onnx_graph.signature import signature_of
 from getac.onnx_graph.support import check_supported
 from getac.onnx_graph.write import atomic_write_text, write_model
 from getac.passes import RemoveDead, WriteQuantizers
@@ -35,6 +36,7 @@ from getac.verifying.agreement import Batch, check_file_format
 __all__ = ["Optimized", "Reduced", "optimize", "reduce_failure"]
 
 VERIFIED = 2  # batches of the data, or generated samples
+CHOICES = 8  # as often, where inputs choose among branches: each is to be taken
 
 
 @dataclass(frozen=True)
@@ -229,8 +231,12 @@ def generated_data(model: ir.Model, seed: int) -> Source:
 
 def batches_for(model: ir.Model, data: CalibrationData | None, seed: int) -> list[Batch]:
     """What is run around each pass, or generated to calibrate a part of a model with."""
-    sizes = infer_shapes(model).symbols if data is None else {}
-    return some_batches(model, data, sizes, seed, VERIFIED)
+    if data is not None:
+        return some_batches(model, data, {}, seed, VERIFIED)
+    sizes = infer_shapes(model).symbols
+    chooses = any(one.dtype.kind in "iub" for one in signature_of(model))
+    draws = range(seed, seed + (CHOICES if chooses else 1))
+    return [one for draw in draws for one in some_batches(model, None, sizes, draw, VERIFIED)]
 
 
 def origins(model: ir.Model) -> dict[str, str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from getac.passes import WriteQuantizers
+from getac.onnx_graph.qoperators import is_qoperator
+from getac.passes import ExpandQOperators, WriteQuantizers
 from getac.pipeline import State
 from getac.quantizer import Quantizer
 
-__all__ = ["Recorded", "Rounded", "Running"]
+__all__ = ["Recorded", "Rounded", "Running", "computes_on_integers", "expanded"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,15 @@ class Rounded:
         reference = folded if self.reference.model is self.folded.model else self.reference.running()
         planned = sliced if self.planned is self.sliced else self.planned.running()
         return Running(folded, reference, sliced, planned)
+
+
+def computes_on_integers(model: ir.Model) -> bool:
+    """Whether there are operators that round their own result: the value before has no name."""
+    return any(is_qoperator(node) and node.op_type != "MatMulNBits" for node in model.graph)
+
+
+def expanded(model: ir.Model) -> ir.Model:
+    """A copy with the values that such operators round, under the names that records know them by."""
+    state = State(model.clone())
+    ExpandQOperators().run(state)
+    return state.model

@@ -20,7 +20,7 @@ from getac.verifying.agreement import (
 )
 from getac.verifying.differences import INFINITE_DB
 from getac.verifying.pieces import Piece, compare_pieces
-from getac.verifying.recorded import Running
+from getac.verifying.recorded import Running, computes_on_integers, expanded
 from getac.verifying.verification import Models, Verification
 
 __all__ = ["Stage", "negligible", "stages_in_floats", "stages_that_round"]
@@ -99,24 +99,46 @@ def stages_that_round(
 ) -> list[Stage]:
     """The comparisons that count for a model with quantizers, which must come out with their rounding."""
     assert models.rounded is not None
-    own = models.rounded.folded.records, models.rounded.sliced.records
-    bound = recognized_bound(models.original)
-    recognized = noise_stage("recognized", found.folded, bound, floor)
-    recognized = replace(
-        recognized, pieces=lambda: compare_pieces(models.original, running.folded, own[0], batches, {})
-    )
+    records = models.rounded.sliced.records
     masked = slicing_stage(found.rounded, floor, models)
     masked = replace(
         masked,
-        pieces=lambda: compare_pieces(running.reference, running.sliced, own[1], batches, models.keep()),
+        pieces=lambda: compare_pieces(running.reference, running.sliced, records, batches, models.keep()),
     )
     pair = (running.sliced, models.lowered)
     return [
-        recognized,
+        *recognized_stages(found, models, running, batches, floor),
         slicing_stage(found.sliced, floor, models),
         masked,
-        noise_stage("lowered", found.lowered, quantized_bound(found, floor), floor, pair),
+        lowered_stage(found, floor, pair),
         noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor),
+    ]
+
+
+def recognized_stages(
+    found: Verification, models: Models, running: Running, batches: Sequence[Batch], floor: float
+) -> list[Stage]:
+    """The records against the model that was read.
+
+    Integer operators show no value to cut at, and a tie travels through all of them. So records are held to
+    these operators written in floats, from one quantizer to the next, and to the operators themselves as
+    kernels are.
+    """
+    assert models.rounded is not None
+    records = models.rounded.folded.records
+
+    def stage(bound: float, reference: Callable[[], ir.Model]) -> Stage:
+        outputs = noise_stage("recognized", found.folded, bound, floor)
+        return replace(
+            outputs, pieces=lambda: compare_pieces(reference(), running.folded, records, batches, {})
+        )
+
+    bound = recognized_bound(models.original)
+    if not computes_on_integers(models.original):
+        return [stage(bound, lambda: models.original)]
+    return [
+        stage(bound, lambda: expanded(models.original)),
+        stage(min(bound, BOUNDS.kernels_sqnr), lambda: models.original),
     ]
 
 
@@ -135,6 +157,24 @@ def quantized_bound(found: Verification, floor: float) -> float:
     added = [noise(one) for one in found.added if not negligible(one, floor)]
     allowed = 10 ** (-BOUNDS.quantized_sqnr / 10) + 2 * max(added, default=0.0)
     return max(BOUNDS.lowered_sqnr, float(-10 * np.log10(allowed)))
+
+
+def lowered_stage(found: Verification, floor: float, models: tuple[ir.Model, ir.Model]) -> Stage:
+    """The result against the model with quantizers; says so where those that lowering adds are the noise."""
+    stage = noise_stage("lowered", found.lowered, quantized_bound(found, floor), floor, models)
+    added = {one.output: one for one in found.added if one.finite and not negligible(one, floor)}
+    hint = "" if found.generated else "; without --calibration there may be none"
+
+    def failure(one: Agreement) -> str:
+        own = added.get(one.output)
+        if own is None or own.sqnr_db >= BOUNDS.quantized_sqnr:
+            return stage.failure(one)
+        return (
+            f"{stage.failure(one)}, of which the quantizers that lowering adds to the model's own make"
+            f" {own.sqnr_db:.1f} dB{hint}"
+        )
+
+    return replace(stage, failure=failure)
 
 
 def noise(one: Agreement) -> float:

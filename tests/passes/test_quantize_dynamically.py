@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 import getac
 from getac.executed import executed_kernels
@@ -34,6 +35,20 @@ def test_with_data_ranges_are_fixed(tmp_path):
     kinds = {node.op_type for node in executed_kernels(tmp_path / "lowered.onnx")}
     assert "QGemm" in kinds
     assert not kinds & {"DynamicQuantizeMatMul", "DynamicQuantizeLinear"}
+
+
+def test_names_that_are_taken_stay(tmp_path):
+    """A norm in front has parameters of the names that the integers of its result would get."""
+    model = fused(*product("q_s", "w_s"))
+    model.graph.input[0].name = "given"
+    model.graph.node.insert(0, helper.make_node("Mul", ["given", "x.scale"], ["x"], "x.quantized"))
+    model.graph.initializer.append(numpy_helper.from_array(np.full(16, 0.5, F32), "x.scale"))
+    getac.lower(model, tmp_path / "lowered.onnx", bench=False)
+    feeds = {"given": X["x"]}
+    found, expected = (
+        run(open_session(one), feeds) for one in (tmp_path / "lowered.onnx", model.SerializeToString())
+    )
+    np.testing.assert_array_equal(*(next(iter(one.values())) for one in (found, expected)))
 
 
 def test_weights_alone_stay_so(tmp_path):

@@ -178,3 +178,21 @@ def test_outputs_of_text_are_no_matter_where_nothing_is_compared():
 def test_a_negative_seed_is_refused(model):
     with pytest.raises(OptionError, match="the seed is a whole number of 0 or more"):
         optimize(model, "remove-dead", verify_each=True, seed=-1)
+
+
+@pytest.mark.parametrize("taken", ["w", "v"])
+def test_whatever_an_input_chooses_is_looked_at(taken):
+    """One number of a fixed shape takes one of two ways; a weight on the other would be of no matter."""
+    text = (
+        '<ir_version: 10, opset_import: ["": 21]> g (float[2,4] x, bool c) => (float[2,4] y)'
+        " { a = Mul(x, w)  b = Add(x, v)  y = Where(c, a, b) }"
+    )
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.ones(4, F32), name) for name in "wv")
+
+    def triple(state):
+        value = state.model.graph.initializers[taken]
+        replace_tensor(value, array_of(value) * F32(3))
+
+    with pytest.raises(VerificationError, match="own"):
+        optimize(model, [Own(triple)], verify_each=True)

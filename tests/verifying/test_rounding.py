@@ -107,6 +107,37 @@ def test_masked_equals_sliced_with_quantizers_running(low, high, step):
     assert all(one.behind for one in pieces)
 
 
+def integer_layers():
+    """Products of integers whose factor is about a half, which kernels and floats round otherwise."""
+    rng = np.random.default_rng(0)
+    tensors = {"s": F32(0.1), "t": F32(0.02), "z": np.int8(0)}
+    body = "aq = QuantizeLinear(x, s, z)  "
+    for x, y in ("ab", "bc", "cd"):
+        tensors[f"{x}w"] = rng.integers(-1, 2, (24, 24)).astype(np.int8)
+        step = "s" if x == "a" else "t"
+        tensors[f"{x}s"] = F32(0.1) if x == "a" else F32(0.5)
+        body += f"{y}q = QLinearMatMul({x}q, {step}, z, {x}w, {x}s, z, t, z)  "
+    tensors = {name: np.asarray(array) for name, array in tensors.items()}
+    return model_of(body + "y = DequantizeLinear(dq, t, z)", {"x": [64, 24]}, tensors)
+
+
+def test_operators_on_integers_are_held_to_their_pieces():
+    """A tie travels through all of them to the output; between two quantizers all is the same."""
+    found = verify(compressed(integer_layers()), batches(), generated=True)
+    assert found.folded[0].sqnr_db < 40 and found.passed, found.failures
+
+
+@pytest.mark.parametrize(("value", "seen"), [("x", "bq.matmul.2"), ("bq.matmul.2", "cq.matmul.2")])
+def test_a_wrong_record_of_an_operator_on_integers_is_named(value, seen):
+    """By less than what ties make of the outputs."""
+    models = compressed(integer_layers())
+    rounded = models.rounded
+    wrong = with_record(rounded.folded, value, lambda one: replace(one, step=one.step * F32(1.02)))
+    found = verify(replace(models, rounded=replace(rounded, folded=wrong)), batches(), generated=True)
+    (failure,) = [one for one in found.failures if one.startswith("recognized")]
+    assert failure.startswith(f"recognized: value {seen} has an SQNR of") and "bound 40 dB" in failure
+
+
 def test_low_bits_are_pruned():
     """Saturated quantizers: the model without them has little to do with the one that was read."""
     model = three_layers(*TWO_BITS, 0.1)
