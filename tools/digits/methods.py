@@ -179,6 +179,7 @@ def optimizer(geta: getac.GETA, setting: Setting, stages: Stages) -> getac.QASSO
         training.lr,
         schedule=getac.Schedule(projection_periods=training.projection_periods, **vars(stages)),
         quantizer_lr=setting.goal.quantizer_lr,
+        quantize_from="projection" if setting.goal.float_warm_up else "warm-up",
         weight_decay=training.decay,
         fused=True,
     )

@@ -25,7 +25,7 @@ class Result:
         seconds: CPU time of each epoch, on one thread.
         time_ratio: Their sum over that of the dense network, an epoch of which was trained in turn with
             each of these; None: none was.
-        tricks: Which of distillation and re-estimated batch norms were on.
+        tricks: Which were on.
     """
 
     network: str
