@@ -213,13 +213,17 @@ class GETA:
             **options,
         )
         if self._checkpoint is not None:
-            try:
-                load_optimizer(optimizer, self._checkpoint)
-            except GetacError:
-                attached_to(self.model).detach()
-                raise
+            self._go_on(optimizer, self._checkpoint)
         self.optimizer = optimizer
         return optimizer
+
+    def _go_on(self, optimizer: QASSO, checkpoint: Path) -> None:
+        """Where a training stopped; a refused checkpoint leaves the module as it was."""
+        try:
+            load_optimizer(optimizer, checkpoint)
+        except GetacError:
+            attached_to(self.model).detach()
+            raise
 
     def construct_subnet(self, *, unfinished: bool = False) -> fx.GraphModule:
         """Finishes: removes zero units that are still there, and fixes the numbers of bits.

@@ -92,13 +92,12 @@ def prepare(
     weights = plan_weights(module, layers, widths, per_channel)
     weights = [replace(one, exponent=learn_exponents) for one in weights]
     activations = plan_activations(module, layers, widths)
+    insertions = [*weights, *activations]
     maxima = weight_maxima(module, weights)
     if activations:
-        given = (args, kwargs)
-        calls = calls_of(calibration) if calibration is not None else alone(given)
+        calls = calls_of(calibration) if calibration is not None else alone((args, kwargs))
         maxima |= observed_maxima(module, activations, calls, ranges)
-    insert(module, [*weights, *activations], maxima)
-    insertions = [*weights, *activations]
+    insert(module, insertions, maxima)
     module.meta[KEY] = TrainingState(
         args, kwargs, dynamic_batch, insertions, model=type(model).__name__, ranges=ranges
     )

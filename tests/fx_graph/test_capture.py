@@ -297,7 +297,8 @@ def test_an_example_of_one_sample_is_warned_of_once() -> None:
 def test_an_example_of_two_samples_and_a_batch_that_shall_be_one_are_not(dynamic_batch: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        capture(nn.Linear(6, 8), (torch.randn(1 + dynamic_batch, 6),), dynamic_batch=dynamic_batch)
+        module = capture(nn.Linear(6, 8), (torch.randn(1 + dynamic_batch, 6),), dynamic_batch=dynamic_batch)
+    assert [isinstance(size, int) for size in sizes_of_inputs(module)] == [not dynamic_batch]
 
 
 class Branching(nn.Module):

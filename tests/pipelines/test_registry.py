@@ -10,27 +10,12 @@ from getac.errors import OptionError
 from getac.passes import FoldBatchNorm, SliceUnits
 from getac.pipelines import registry
 from getac.pipelines.registry import check_names, make_passes
-from tests.pipelines.own import Own
+from tests.pipelines.own import SOURCE, Own
 
-OWN = '''
-from dataclasses import dataclass
-from typing import ClassVar
-from getac.passes import Fact, State
-
-@dataclass(frozen=True)
-class Mine:
-    """Counts."""
-    times: int = 1
-    name: ClassVar[str] = "mine"
-    needs: ClassVar[frozenset[Fact]] = frozenset()
-    gives: ClassVar[frozenset[Fact]] = frozenset()
-    keeps: ClassVar[frozenset[Fact]] = frozenset()
-    def run(self, state: State) -> None:
-        pass
-
+OWN = f"""{SOURCE}
 class Other:
     pass
-'''
+"""
 
 
 @pytest.fixture

@@ -8,31 +8,18 @@ from getac.errors import OptionError
 from getac.pipeline import Effect
 from getac.pipelines.registry import make_passes
 from getac.pipelines.spec import PassSpec, parse
+from tests.pipelines.own import SOURCE
 
-MINE = '''
-from dataclasses import dataclass
+MINE = f"""
 from pathlib import Path
-from typing import ClassVar
-from getac.passes import Fact, State
 from getac.pipeline import Effect
-
-@dataclass(frozen=True)
-class Mine:
-    """Counts."""
-    times: int = 1
-    name: ClassVar[str] = "mine"
-    needs: ClassVar[frozenset[Fact]] = frozenset()
-    gives: ClassVar[frozenset[Fact]] = frozenset()
-    keeps: ClassVar[frozenset[Fact]] = frozenset()
-    def run(self, state: State) -> None:
-        pass
-
+{SOURCE}
 def surgery(graph):
     pass
 
 def rounding(graph):
     pass
-'''
+"""
 
 
 @pytest.fixture
