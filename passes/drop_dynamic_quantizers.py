@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from getac.onnx_graph.edit import Array, array_of, is_stored
+from getac.onnx_graph.edit import Array, array_of, is_stored, naming
 from getac.onnx_graph.qoperators import DYNAMIC, Expansion, Refused, put_in_place
 from getac.pipeline import Effect, Fact, Refusal, State
 
@@ -45,18 +45,24 @@ class DropDynamicQuantizers:
     effect: ClassVar[Effect] = Effect.KERNELS
 
     def run(self, state: State) -> None:
-        for node in list(state.model.graph):
-            try:
-                if node.op_type == "Mul" and node.domain in ("", "ai.onnx"):
-                    drop_from_product(node)
-                elif node.op_type == "DynamicQuantizeMatMul" and node.domain == "com.microsoft":
-                    x, weight, scale, zero, *_ = [*node.inputs, None]
-                    put_in_place(node, whole_product(Expansion(node), x, weight, scale, zero, bias=4))
-                    mark(weight)
-                elif node.op_type == "MatMulIntegerToFloat" and node.domain == "com.microsoft":
-                    drop_from_fused(node)
-            except Refused as refused:
-                state.refuse(self.name, Refusal(node.name or node.op_type, str(refused), "it stays as it is"))
+        with naming(state.model.graph):
+            for node in list(state.model.graph):
+                try:
+                    drop(node)
+                except Refused as refused:
+                    where = node.name or node.op_type
+                    state.refuse(self.name, Refusal(where, str(refused), "it stays as it is"))
+
+
+def drop(node: ir.Node) -> None:
+    if node.op_type == "Mul" and node.domain in ("", "ai.onnx"):
+        drop_from_product(node)
+    elif node.op_type == "DynamicQuantizeMatMul" and node.domain == "com.microsoft":
+        x, weight, scale, zero, *_ = [*node.inputs, None]
+        put_in_place(node, whole_product(Expansion(node), x, weight, scale, zero, bias=4))
+        mark(weight)
+    elif node.op_type == "MatMulIntegerToFloat" and node.domain == "com.microsoft":
+        drop_from_fused(node)
 
 
 def drop_from_product(node: ir.Node) -> None:

@@ -15,7 +15,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from getac.onnx_graph.edit import array_of, is_stored
+from getac.onnx_graph.edit import array_of, is_stored, naming, unique_name
+from getac.onnx_graph.integer_lattice import float_name
 from getac.onnx_graph.qoperators import Expansion, Refused, expand, is_qoperator, put_in_place
 from getac.onnx_graph.rearranging import REARRANGING
 from getac.onnx_graph.settled import settle_parameters
@@ -38,14 +39,18 @@ class ExpandQOperators:
 
     def run(self, state: State) -> None:
         settle_parameters(state.model)
-        for node in list(state.model.graph):
-            try:
-                if is_qoperator(node):
-                    put_in_place(node, expand(node))
-                elif node.op_type in ON_INTEGERS and node.domain in ("", "ai.onnx"):
-                    lift(node)
-            except Refused as refused:
-                state.refuse(self.name, Refusal(node.name or node.op_type, str(refused), "it stays as it is"))
+        with naming(state.model.graph):
+            for node in list(state.model.graph):
+                self.expand(node, state)
+
+    def expand(self, node: ir.Node, state: State) -> None:
+        try:
+            if is_qoperator(node):
+                put_in_place(node, expand(node))
+            elif node.op_type in ON_INTEGERS and node.domain in ("", "ai.onnx"):
+                lift(node)
+        except Refused as refused:
+            state.refuse(self.name, Refusal(node.name or node.op_type, str(refused), "it stays as it is"))
 
 
 def lift(node: ir.Node) -> None:
@@ -79,7 +84,8 @@ def requantize(node: ir.Node, output: ir.Value, scale: ir.Value | None, zero: ir
     for position, value in enumerate(after.graph.outputs):
         if value is output:
             after.graph.outputs[position] = integers
-    output.name, integers.name = integers.name, name
+    integers.name = name
+    output.name = unique_name(after.graph, float_name(str(name)))
     output.type = ir.TensorType(ir.DataType.FLOAT)
 
 

@@ -36,6 +36,7 @@ from getac.onnx_graph.integer_lattice import (
     DOMAINS,
     Range,
     Refused,
+    float_name,
     has_stored_parameters,
     integer_type,
     is_quantize,
@@ -48,6 +49,7 @@ from getac.onnx_graph.integer_lattice import (
 )
 from getac.onnx_graph.packing.unpacking import unpack_weights
 from getac.onnx_graph.positive_steps import make_steps_positive
+from getac.onnx_graph.qdq import ROUNDED
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.settled import settle_parameters
 from getac.onnx_graph.signs import is_non_negative
@@ -104,10 +106,7 @@ def store(
     """The floats that integers around 0 stand for, beside the stored tensor that they come from."""
     numbers = integers.astype(np.float32)
     values = (numbers * record.steps_for(numbers.shape)).astype(dtype.numpy())
-    name = str(source.name)  # getac stores a weight w as w.int: it is w again
-    return add_initializer(
-        graph, name.removesuffix(".int") if name.endswith(".int") else f"{name}.float", values
-    )
+    return add_initializer(graph, float_name(str(source.name)), values)
 
 
 def fold(node: ir.Node, state: State) -> None:
@@ -135,6 +134,8 @@ def fold_stored(node: ir.Node, integers: ir.Value, between: list[ir.Node], state
     known = range_of(integers.dtype, between)
     around_zero, quantizer = centred(node, array_of(integers).astype(np.int64).clip(*known), known)
     dtype = ir.DataType.from_numpy(parameters(node)[0].dtype)
+    if output.name == float_name(str(integers.name)):  # which is free once the node is gone
+        output.name = unique_name(node.graph, f"{output.name}.dq")
     stored = store(node.graph, integers, around_zero, quantizer, dtype)
     if read_as(integers, between) is not ir.DataType.INT32:  # a bias takes the scale of its layer later
         state.quantizers[stored] = quantizer
@@ -162,7 +163,9 @@ def fold_pair(node: ir.Node, quantize: ir.Node, between: list[ir.Node], state: S
     apart = reads_differently(x, quantize, known, quantizer, state)
     if is_stored(x):
         replace_and_remove(node, output, rounded_tensor(node, x, quantizer, apart, state))
-    elif quantizer.low == 0 and not is_non_negative(x, state.quantizers):
+    elif quantizer.low == 0 and not (
+        x.meta.get(ROUNDED) == quantizer or is_non_negative(x, state.quantizers)
+    ):
         keep_cut(node, x, quantizer, state)
     elif apart:
         keep_apart(node, x, quantizer, state)

@@ -28,6 +28,7 @@ from getac.onnx_graph.qdq import (
     new_node,
     quantize_activation,
 )
+from getac.onnx_graph.rearranging import rounded_by_pair
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.biases import IntegerBias, integer_bias, occupied
 from getac.placement.clipping import CLIPPING, carrier
@@ -77,13 +78,14 @@ class LowerIntegers:
             if weight is not None:
                 share_storage(lower_layer(node, state, biases.get(node)), stored, weight)
         for value in placement.values:
-            keep = value.producer() is None or not placement.writes_integers(value)
-            dtype = state.dtype_of(value)
-            quantize_activation(graph, value, state.quantizers.pop(value), keep_outputs=keep, dtype=dtype)
+            quantizer, dtype = state.quantizers.pop(value), state.dtype_of(value)
+            if not placement.is_on_lattice(value):
+                keep = value.producer() is None or not placement.writes_integers(value)
+                quantize_activation(graph, value, quantizer, keep_outputs=keep, dtype=dtype)
         for node in placement.absorbed:
             absorb(node)
         for node in list(graph):
-            is_float_layer = node in placement.why_not and reads_integers(node)
+            is_float_layer = node in placement.why_not and rounded_by_pair(node.inputs[0])
             if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
                 barrier(node, 0)
         if self.target is not None:
@@ -211,12 +213,6 @@ def rank_of(value: ir.Value, state: State) -> int | None:
     return None if shape is None else len(shape)
 
 
-def reads_integers(node: ir.Node) -> bool:
-    x = node.inputs[0]
-    producer = x.producer() if x is not None else None
-    return producer is not None and producer.op_type == "DequantizeLinear"
-
-
 def is_requantized(node: ir.Node) -> bool:
     """Whether a QuantizeLinear follows another quantizer, with no operator of its own kernel between them.
 
@@ -239,7 +235,7 @@ def is_transposed_gemm(node: ir.Node) -> bool:
     """Whether a Transpose follows an integer Gemm: onnxruntime makes one Gemm of floats of the two."""
     x = node.inputs[0] if node.op_type == "Transpose" else None
     producer = x.producer() if x is not None else None
-    return producer is not None and producer.op_type == "Gemm" and reads_integers(producer)
+    return producer is not None and producer.op_type == "Gemm" and rounded_by_pair(producer.inputs[0])
 
 
 def absorb(node: ir.Node) -> None:

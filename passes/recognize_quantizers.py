@@ -29,7 +29,7 @@ from getac.errors import GetacError
 from getac.onnx_graph.branches import Branches
 from getac.onnx_graph.edit import add_initializer, swap_output_name
 from getac.onnx_graph.held import ask, check_levels, check_staircase, ties_elsewhere
-from getac.onnx_graph.qdq import Storage, quantizer_nodes, restoring_nodes
+from getac.onnx_graph.qdq import ROUNDED, Storage, quantizer_nodes, restoring_nodes
 from getac.onnx_graph.rounding_parts import RoundingPart, rounding_parts
 from getac.onnx_graph.scaled_integers import scaled_integers
 from getac.onnx_graph.scaled_products import INTEGERS, scale_weight
@@ -209,7 +209,7 @@ def recognize_activation(branches: Branches, node: ir.Node) -> Refusal | None:
             check_staircase(levels, answers)
             note = check_ties(part, levels, node)
             if behind:
-                write(branches.graph, leveled[0], *leveled)
+                write_behind(branches.graph, *leveled)
             write(branches.graph, part.x, part.y, levels)
             return note
         except Misfit as misfit:
@@ -217,7 +217,7 @@ def recognize_activation(branches: Branches, node: ir.Node) -> Refusal | None:
             ties = misfit if isinstance(misfit, Ties) else ties
     if leveled is None:
         raise reason
-    write(branches.graph, leveled[0], *leveled)
+    write_behind(branches.graph, *leveled)
     return Refusal(node.name or node.op_type, str(ties), PAIR_BEHIND) if ties is not None else None
 
 
@@ -232,6 +232,12 @@ def check_ties(part: RoundingPart, levels: Quantizer, node: ir.Node) -> Refusal 
     if elsewhere and may_be_ties(part.branches, part.x, float(levels.step), unknown=by_rule):
         raise Ties(f"{ROUNDS_TIES}, and its input may hold ties")
     return Refusal(node.name or node.op_type, ROUNDS_TIES, TIES_BY_CHANCE) if by_rule else None
+
+
+def write_behind(graph: ir.Graph, y: ir.Value, record: Quantizer) -> None:
+    """A pair behind a value that is on its lattice already, for the kernels that want one."""
+    write(graph, y, y, record)
+    y.meta[ROUNDED] = record
 
 
 def write(graph: ir.Graph, x: ir.Value, y: ir.Value, record: Quantizer) -> None:

@@ -23,7 +23,7 @@ class RemoveIdentities:
     name: ClassVar[str] = "remove-identities"
     needs: ClassVar[frozenset[Fact]] = frozenset()
     gives: ClassVar[frozenset[Fact]] = frozenset()
-    keeps: ClassVar[frozenset[Fact]] = frozenset()
+    keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.LOWERED, Fact.SLICED, Fact.BATCH_NORMS_FOLDED})
 
     def run(self, state: State) -> None:
         for node in list(state.model.graph.all_nodes()):

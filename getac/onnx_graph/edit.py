@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 __all__ = [
+    "NAMED_AFTER_RESULT",
     "Array",
     "add_initializer",
     "array_of",
@@ -35,6 +36,9 @@ def array_of(value: ir.Value | None) -> Array:
     assert value is not None and value.const_value is not None
     return value.const_value.numpy()
 
+
+NAMED_AFTER_RESULT = ("QuantizeLinear", "DequantizeLinear")
+"""Nodes that need no name in a file where it is that of what they make."""
 
 NAMES: ContextVar[tuple[ir.Graph, set[str]] | None] = ContextVar("names", default=None)
 
@@ -64,11 +68,11 @@ def unique_name(graph: ir.Graph, wish: str, taken: set[str] | None = None) -> st
 
 def taken_names(graph: ir.Graph) -> set[str]:
     """The names of all values and nodes of a graph and its subgraphs; onnxruntime wants both unique."""
-    names = {value.name for value in [*graph.inputs, *graph.initializers.values()]}
-    for node in graph.all_nodes():
-        names.update([node.name, *(value.name for value in node.outputs)])
-    for inner in graph.subgraphs():
-        names.update(value.name for value in [*inner.inputs, *inner.initializers.values()])
+    names: set[str | None] = set()
+    for one in (graph, *graph.subgraphs()):
+        names.update(value.name for value in (*one.inputs, *one.initializers.values()))
+        for node in one:
+            names.update((node.name, *(value.name for value in node.outputs)))
     return {name for name in names if name}
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Range",
     "Refused",
     "checked_record",
+    "float_name",
     "has_stored_parameters",
     "integer_type",
     "is_quantize",
@@ -51,6 +52,14 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")  # onnxruntime's own, for types that 
 
 class Refused(Exception):
     """Why a Q or DQ node stays."""
+
+
+def float_name(integers: str) -> str:
+    """What the floats behind integers are called: as before getac (`w.int`) or onnxruntime quantized them."""
+    for suffix in (".int", "_quantized"):
+        if integers.endswith(suffix) and integers != suffix:
+            return integers.removesuffix(suffix)
+    return f"{integers}.float"
 
 
 # ---- integers on their way ----

@@ -7,7 +7,7 @@ would not. onnxruntime has no Clip of 16-bit integers: these are cut as INT32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,11 @@ from getac.onnx_graph.edit import (
     swap_output_name,
     unique_name,
 )
+from getac.onnx_graph.rearranging import is_moved_across, rearranges, rounded_by_pair
 from getac.quantizer import Quantizer
 
 __all__ = [
+    "ROUNDED",
     "Storage",
     "barrier",
     "cast",
@@ -46,6 +48,9 @@ __all__ = [
 
 
 Floats = npt.NDArray[np.float32]
+
+ROUNDED = "getac.rounded"
+"""Says in the `meta` of a value on which lattice it is by itself: a pair of that record changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -117,32 +122,62 @@ def quantize_activation(
         swap_output_name(graph, value, nodes[-1].outputs[0])
 
 
-def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype: ir.DataType) -> None:
-    """Puts a Q/DQ pair behind a value that only floats read and write; the value itself stays an output.
-
-    A Sum on either side keeps onnxruntime from making anything else of the pair: quantizing a float layer
-    next to it, or merging it with another pair.
-
-    Args:
-        quantizer: Per tensor, at most 16 bits.
-        dtype: The value's type.
-    """
-    name = value.name or "value"
-    before = new_node(graph, "Sum", [value], f"{name}.before", dtype)
-    pair = quantizer_nodes(graph, before.outputs[0], quantizer, dtype)
-    after = new_node(graph, "Sum", [pair[-1].outputs[0]], f"{name}.after", dtype)
-    replace_uses(graph, value, [before, *pair, after])
-
-
 def keep_quantizers(
     graph: ir.Graph,
     quantizers: MutableMapping[ir.Value, Quantizer],
     dtype_of: Callable[[ir.Value], ir.DataType],
 ) -> None:
-    """Takes the records of activations out of `quantizers` and puts a kept Q/DQ pair behind each of them."""
+    """Takes the records of activations out of `quantizers` and puts a kept Q/DQ pair behind each of them.
+
+    None is needed where entries are only moved about that a pair of the same record rounded.
+    """
+    for value, record in list(records_to_keep(graph, quantizers)):
+        keep_quantizer(graph, value, record, dtype_of(value))
+
+
+def records_to_keep(
+    graph: ir.Graph, quantizers: MutableMapping[ir.Value, Quantizer]
+) -> Iterator[tuple[ir.Value, Quantizer]]:
+    """The records of activations that round anything, in the order of the graph; none is left there."""
+    rounded: dict[ir.Value | None, Quantizer] = {}
     for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
-        if value in quantizers:
-            keep_quantizer(graph, value, quantizers.pop(value), dtype_of(value))
+        node = value.producer()
+        moved = rounded.get(node.inputs[0]) if node is not None and rearranges(node) else None
+        record = quantizers.pop(value, moved)
+        if record is not None:
+            rounded[value] = record
+            if record not in (moved, value.meta.get(ROUNDED)):
+                yield value, record
+
+
+def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype: ir.DataType) -> None:
+    """Puts a Q/DQ pair behind a value that only floats read and write; the value itself stays an output.
+
+    A Sum on either side keeps onnxruntime from making anything else of the pair: quantizing a float layer
+    next to it, or merging it with another pair. For more than 8 bits it has no kernels: there, only a layer
+    whose weights it would quantize, or another pair, are kept away.
+
+    Args:
+        quantizer: Per tensor, at most 16 bits.
+        dtype: The value's type.
+    """
+    name, wide = value.name or "value", quantizer.bits > 8
+    chain: list[ir.Node] = []
+    if not wide or rounded_by_pair(value):
+        chain.append(new_node(graph, "Sum", [value], f"{name}.before", dtype))
+    chain += quantizer_nodes(graph, chain[-1].outputs[0] if chain else value, quantizer, dtype)
+    if not wide or is_read_by_layer(value):
+        chain.append(new_node(graph, "Sum", [chain[-1].outputs[0]], f"{name}.after", dtype))
+    replace_uses(graph, value, chain)
+
+
+def is_read_by_layer(value: ir.Value) -> bool:
+    """Whether onnxruntime may move a pair behind a value up to a layer whose weights it quantizes itself."""
+    return any(
+        user.op_type in ("Conv", "ConvTranspose", "Gemm")
+        or (is_moved_across(user) and any(map(is_read_by_layer, user.outputs)))
+        for user, _ in value.uses()
+    )
 
 
 def quantizer_nodes(
@@ -248,10 +283,13 @@ def insert_behind(graph: ir.Graph, value: ir.Value, nodes: list[ir.Node]) -> Non
 def dequantized_weight(layer: ir.Node, name: str, weight: Floats, quantizer: Quantizer) -> ir.Value:
     """Stored integers -> DequantizeLinear in front of a layer, one step per index of the quantizer's axis.
 
+    Conv is fused without a zero point of 0 as well; Gemm and MatMul want theirs.
+
     A lattice of more than 256 integers has a zero point per index, too (`zero_points`).
     """
     integers, zeros = stored_weight(weight, quantizer)
-    return dequantized(layer, name, integers, quantizer.step, zeros, quantizer.axis)
+    said = layer.op_type != "Conv" or integers.dtype != np.int8 or bool(zeros.any())
+    return dequantized(layer, name, integers, quantizer.step, zeros if said else None, quantizer.axis)
 
 
 def stored_weight(weight: Floats, quantizer: Quantizer) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import Array, add_initializer, array_of, is_stored, unique_name
-from getac.onnx_graph.integer_lattice import Refused
+from getac.onnx_graph.integer_lattice import Refused, float_name
 from getac.onnx_graph.nbits import blocked_weights
 
 __all__ = ["DYNAMIC", "QOPERATORS", "Expansion", "Refused", "expand", "is_qoperator", "put_in_place"]
@@ -61,7 +61,8 @@ class Expansion:
             raise Refused("an activation with a scale per channel")
         attributes = {} if size == 1 or axis is None else {"axis": axis}
         inputs = [x, self.flat(scale, size), *([] if zero is None else [self.flat(zero, size)])]
-        return self.add("DequantizeLinear", inputs, attributes)
+        wish = None if is_stored(x) else float_name(str(x.name))  # what is stored becomes another tensor
+        return self.add("DequantizeLinear", inputs, attributes, wish)
 
     def quantize(self, x: ir.Value, index: int) -> ir.Value:
         """The integers of a result, by the scale and zero point among the inputs."""
@@ -69,6 +70,7 @@ class Expansion:
         if not is_stored(scale) or not (zero is None or is_stored(zero)):
             raise Refused("the scale or zero point of its result is computed when the graph runs")
         inputs = [x, self.flat(scale, 1), *([] if zero is None else [self.flat(zero, 1)])]
+        x.name = unique_name(self.graph, float_name(str(self.node.outputs[0].name)))
         return self.add("QuantizeLinear", inputs)
 
     def bias(self, index: int, *scales: int) -> list[ir.Value]:
@@ -107,10 +109,14 @@ class Expansion:
         return self.node.name or self.node.op_type
 
     def add(
-        self, op_type: str, inputs: Sequence[Value], attributes: Mapping[str, Any] | None = None
+        self,
+        op_type: str,
+        inputs: Sequence[Value],
+        attributes: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> ir.Value:
         node = ir.node(op_type, inputs, attributes or {})
-        node.name = unique_name(self.graph, f"{self.label}.{op_type.lower()}.{len(self.nodes)}")
+        node.name = unique_name(self.graph, name or f"{self.label}.{op_type.lower()}.{len(self.nodes)}")
         node.outputs[0].name = node.name
         self.nodes.append(node)
         return node.outputs[0]
@@ -220,10 +226,12 @@ def expand(node: ir.Node) -> Expansion:
 
 
 def put_in_place(node: ir.Node, expansion: Expansion) -> None:
-    """The last node of an expansion makes what a node made, under its name."""
+    """The last node of an expansion makes what a node made, under its name; what computes has the node's."""
     graph, old, new = expansion.graph, node.outputs[0], expansion.nodes[-1].outputs[0]
     graph.insert_before(node, expansion.nodes)
     new.type, new.shape, name = old.type, old.shape, old.name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     new.name = name
+    computing = [one for one in expansion.nodes if one.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    computing[0].name = node.name

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from getac.errors import InvalidModelError, UnsupportedModelError
 from getac.onnx_graph.constants import constants_to_initializers
+from getac.onnx_graph.edit import NAMED_AFTER_RESULT
 from getac.onnx_graph.external_data import ModelFolders, WeightTable, put_back, set_aside
 from getac.onnx_graph.functions import Names, inline_functions, subgraphs
 from getac.onnx_graph.opset import convert_opset, default_opset
@@ -381,4 +382,5 @@ def _name_everything(graph: ir.Graph) -> None:
     for node in graph:
         while len(node.outputs) > 1 and not node.outputs[-1].name:
             node.resize_outputs(len(node.outputs) - 1)
-        node.name = nodes.fresh(node.name or node.op_type)
+        implied = node.outputs[0].name if node.op_type in NAMED_AFTER_RESULT else None
+        node.name = nodes.fresh(node.name or implied or node.op_type)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-__all__ = ["REARRANGING", "rearranges"]
+__all__ = ["REARRANGING", "is_moved_across", "rearranges", "rounded_by_pair"]
 
 REARRANGING = frozenset(
     (
@@ -17,6 +17,25 @@ REARRANGING = frozenset(
         *("Slice", "Split", "Gather", "GatherElements", "Expand", "Tile", "Resize"),
     )
 )
+
+MOVED_ACROSS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
+
+
+def is_moved_across(node: ir.Node) -> bool:
+    """Whether onnxruntime itself moves the pair in front of a node behind it (QDQPropagationTransformer).
+
+    Of the operators that rearrange, it knows these alone (1.23 and 1.31).
+    """
+    return node.op_type in MOVED_ACROSS and node.domain in ("", "ai.onnx")
+
+
+def rounded_by_pair(value: ir.Value | None) -> bool:
+    """Whether a value is what a pair makes, or what onnxruntime may move that pair up to."""
+    node = value.producer() if value is not None else None
+    while node is not None and is_moved_across(node):
+        value = node.inputs[0]
+        node = value.producer() if value is not None else None
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def rearranges(node: ir.Node) -> bool:

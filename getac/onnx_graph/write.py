@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from getac.errors import OutputError
+from getac.onnx_graph.edit import NAMED_AFTER_RESULT
 from getac.onnx_graph.origin import origin_of
 
 __all__ = ["atomic_write_text", "check_output", "replacing", "same_file", "write_model"]
@@ -189,6 +190,7 @@ def _serialize(model: ir.Model, placeholders: dict[ir.Value, ir.TensorProtocol],
             value.const_value = tensor
     proto.producer_name, proto.producer_version = "getac", _version()
     _drop_implied_types(proto.graph)
+    _drop_implied_names(proto.graph)
     if proto.ByteSize() > _MAX_PROTO_BYTES:
         raise OutputError(
             "the model does not fit into one ONNX file",
@@ -215,6 +217,13 @@ def _drop_implied_types(graph: onnx.GraphProto) -> None:
     ]
     del graph.value_info[:]
     graph.value_info.extend(kept)
+
+
+def _drop_implied_names(graph: onnx.GraphProto) -> None:
+    """Pairs that are called like what they make need not say it twice: reading gives them that name again."""
+    for node in graph.node:
+        if node.op_type in NAMED_AFTER_RESULT and node.name == node.output[0]:
+            node.ClearField("name")
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:

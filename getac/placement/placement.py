@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.onnx_graph.edit import is_stored
+from getac.onnx_graph.rearranging import is_moved_across
 from getac.placement.clipping import CLIPPING, carrier, clipping_bounds, implies
 from getac.placement.integer_layers import is_layer, output_dimension, too_wide, why_not_integer
 from getac.placement.integer_operators import (
@@ -64,6 +65,19 @@ class Placement:
         while value in self.same_as:
             value = self.same_as[value]
         return value
+
+    def is_on_lattice(self, value: ir.Value) -> bool:
+        """Whether a value needs no pair of its own: what is rounded already is only moved about.
+
+        A pair behind a Transpose that follows a pair is a third of the bytes of both, and changes nothing.
+        """
+        node = value.producer()
+        return (
+            node is not None
+            and node in self.sharing
+            and is_moved_across(node)
+            and not value.is_graph_output()
+        )
 
     def writes_integers(self, value: ir.Value | None) -> bool:
         """Whether the node that makes a value needs the value's quantizer for its own kernel."""

@@ -1,0 +1,113 @@
+"""Where rounded numbers are only moved about, one pair does: onnxruntime moves it up to the next kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from getac.data.calibration import CalibrationData
+from getac.executed import executed_kernels
+from getac.onnx_graph.edit import array_of
+from getac.onnx_graph.qdq import ROUNDED, keep_quantizers
+from getac.onnx_graph.signature import signature_of
+from getac.passes import Calibrate, LowerIntegers, QuantizeWeights, RemoveDead
+from getac.pipeline import Fact, Pipeline, State
+from getac.quantizer import Quantizer
+from getac.runtime import open_session, run
+
+F32 = np.float32
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(8, 16)).astype(F32)
+NUMBERS = {
+    "w": RNG.normal(size=(16, 16)).astype(F32),
+    "v": RNG.normal(size=(16, 16)).astype(F32),
+    "halves": np.array([-1, 2, 16]),
+    "four": np.array([4]),
+    "none": np.array([0]),
+    "order": np.array([0, 2, 1, 3]),
+}
+MOVED = {
+    "Reshape": "r = Reshape(a, halves)",
+    "Transpose": "t = Transpose<perm=[1,0]>(a)  r = Transpose<perm=[1,0]>(t)",
+    "Unsqueeze": "r = Unsqueeze(a, none)",
+    "Squeeze": "t = Unsqueeze(a, none)  r = Squeeze(t, none)",
+    "Slice": "r = Slice(a, none, four, none)",
+}
+
+
+def lowered(build, between, opset=21):
+    """A product, what moves its result about, a product of that, and one of the result as it is."""
+    body = f"a = MatMul(x, w)  {between}  y = MatMul(r, v)  s = MatMul(a, v)"
+    model = build(f"(float[8,16] x) => (float y, float s) {{ {body} }}", **NUMBERS)
+    model.opset_imports[""], model.ir_version = opset, 10 if opset == 21 else 13
+    data = CalibrationData.open({"x": X}, signature_of(model))
+    state = State(model, facts={Fact.QUANTIZERS_FOLDED}, calibration=data)
+    Pipeline([QuantizeWeights(), Calibrate(), LowerIntegers(), RemoveDead()]).run(state)
+    return model
+
+
+def count(model, operator):
+    return sum(node.op_type == operator for node in model.graph)
+
+
+@pytest.mark.parametrize("operator", MOVED)
+@pytest.mark.parametrize("opset", [21, 25])
+def test_a_pair_behind_it_is_left_out(build, operator, opset):
+    model = lowered(build, MOVED[operator], opset)
+    assert count(model, "QuantizeLinear") == 2  # of x, and of a
+    kernels = [node.op_type for node in executed_kernels(model)]
+    assert not {"MatMul", "Gemm"} & set(kernels)
+    found, written = (run(open_session(model, optimize=one), {"x": X})["y"] for one in (True, False))
+    np.testing.assert_allclose(found, written, atol=1e-4 * np.abs(written).max())
+
+
+@pytest.mark.parametrize(
+    "between", ["r = Gather(a, order)", "t = Unsqueeze(a, none)  r = Flatten<axis=2>(t)"]
+)
+def test_what_onnxruntime_does_not_know_keeps_its_pair(build, between):
+    model = lowered(build, between)
+    assert count(model, "QuantizeLinear") == 3
+    assert not {"MatMul", "Gemm"} & {node.op_type for node in executed_kernels(model)}
+
+
+RECORD = Quantizer(np.asarray(2.0**-12, F32), -(2**15), 2**15 - 1)
+CONVOLUTIONS = "b = Conv(a, w)  t = Transpose<perm=[0,1,3,2]>(b)  c = Reshape(t, shape)  y = Conv(c, w)"
+
+
+def kept(build, body, **records):
+    numbers = {"w": np.ones((4, 4, 1, 1), F32), "shape": np.array([0, 0, 0, -1])}
+    model = build(f"(float[1,4,6,6] a) => (float y) {{ {body} }}", **numbers)
+    values = {value.name: value for node in model.graph for value in (*node.inputs, *node.outputs) if value}
+    keep_quantizers(
+        model.graph, {values[name]: one for name, one in records.items()}, lambda value: ir.DataType.FLOAT
+    )
+    return model
+
+
+def test_floats_that_are_moved_about_are_rounded_once(build):
+    model = kept(build, CONVOLUTIONS, b=RECORD, t=RECORD, c=RECORD)
+    assert count(model, "QuantizeLinear") == 1
+    assert count(model, "Sum") == 1  # in front of the second convolution
+
+
+def test_another_record_rounds_again(build):
+    finer = Quantizer(RECORD.step / F32(3), RECORD.low, RECORD.high)
+    model = kept(build, CONVOLUTIONS, b=RECORD, c=finer)
+    scales = [float(array_of(n.inputs[1])) for n in model.graph if n.op_type == "QuantizeLinear"]
+    assert scales == [float(RECORD.step), float(finer.step)]
+    assert count(model, "Sum") == 2  # between the pairs, and in front of the convolution
+
+
+def test_between_other_operators_wide_pairs_need_no_copies(build):
+    assert count(kept(build, "b = Sin(a)  y = Cos(b)", b=RECORD), "Sum") == 0
+    narrow = Quantizer(np.asarray(0.1, F32), -128, 127)
+    assert count(kept(build, "b = Sin(a)  y = Cos(b)", b=narrow), "Sum") == 2
+
+
+def test_what_is_on_its_lattice_by_itself_is_not_rounded(build):
+    model = build("(float[4] a) => (float y) { b = Round(a)  y = Cos(b) }")
+    b = model.graph[0].outputs[0]
+    b.meta[ROUNDED] = RECORD
+    keep_quantizers(model.graph, {b: RECORD}, lambda value: ir.DataType.FLOAT)
+    assert count(model, "QuantizeLinear") == 0
