@@ -76,10 +76,12 @@ def drop_from_product(node: ir.Node) -> None:
         raise Refused("it multiplies products of integers with each other")
     expansion = Expansion(node)
     x, weight, x_zero, zero = [*product.inputs, None, None][:4]
-    floats = unrounded(expansion, x, x_zero)
     scale = per_unit(scale_of_weights(x, scales), product)
-    multiply(expansion, product, floats, restored(expansion, product, scale, zero))
+    weights = restored(expansion, product, scale, zero)
+    multiply(expansion, product, unrounded(expansion, x, x_zero), weights)
     put_in_place(node, expansion)
+    layer = expansion.nodes[-1]
+    layer.name, product.name = product.name, layer.name  # the layer is where the product of integers was
     mark(weight, x)
 
 

@@ -110,8 +110,8 @@ def product(
     point = add_initializer(graph, f"{name}.zero_point", np.asarray(shift, integers.dtype))
     step = weights.quantizer.step
     steps = add_initializer(graph, f"{name}.scale", step[0] if (step == step[0]).all() else step)
-    label = node.name or name
-    sums = new_node(graph, "MatMulInteger", [x, matrix, zero, point], label, INT32)
+    label = str(node.outputs[0].name)
+    sums = new_node(graph, "MatMulInteger", [x, matrix, zero, point], f"{label}.sums", INT32)
     floats = new_node(graph, "Cast", [sums.outputs[0]], f"{label}.floats", FLOAT, to=int(FLOAT))
     unit = new_node(graph, "Mul", [scale, steps], f"{label}.unit", FLOAT)
     made = [

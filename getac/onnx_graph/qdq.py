@@ -22,7 +22,7 @@ from getac.onnx_graph.edit import (
     swap_output_name,
     unique_name,
 )
-from getac.onnx_graph.rearranging import is_moved_across, rearranges, rounded_by_pair
+from getac.onnx_graph.rearranging import MAY_BE_CROSSED, rearranges, rounded_by_pair
 from getac.quantizer import Quantizer
 
 __all__ = [
@@ -175,7 +175,7 @@ def is_read_by_layer(value: ir.Value) -> bool:
     """Whether onnxruntime may move a pair behind a value up to a layer whose weights it quantizes itself."""
     return any(
         user.op_type in ("Conv", "ConvTranspose", "Gemm")
-        or (is_moved_across(user) and any(map(is_read_by_layer, user.outputs)))
+        or (user.op_type in MAY_BE_CROSSED and any(map(is_read_by_layer, user.outputs)))
         for user, _ in value.uses()
     )
 
@@ -395,7 +395,9 @@ def scaled_weight(layer: ir.Node, name: str, weight: Floats, quantizer: Quantize
     if zero_point:
         zero = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, np.float32))
         nodes.append(new_node(graph, "Sub", [nodes[-1].outputs[0], zero], f"{name}.centred", float_))
-    scale = add_initializer(graph, f"{name}.scale", quantizer.steps_for(weight.shape))
+    steps = quantizer.steps_for(weight.shape)
+    alike = steps.size and (steps == steps.flat[0]).all()
+    scale = add_initializer(graph, f"{name}.scale", np.asarray(steps.flat[0]) if alike else steps)
     nodes.append(new_node(graph, "Mul", [nodes[-1].outputs[0], scale], f"{name}.restored", float_))
     graph.insert_before(layer, nodes)
     return nodes[-1].outputs[0]

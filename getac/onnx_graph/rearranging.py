@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-__all__ = ["REARRANGING", "is_moved_across", "rearranges", "rounded_by_pair"]
+__all__ = ["MAY_BE_CROSSED", "REARRANGING", "is_moved_across", "rearranges", "rounded_by_pair"]
 
 REARRANGING = frozenset(
     (
@@ -20,6 +20,12 @@ REARRANGING = frozenset(
 
 MOVED_ACROSS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 
+MAY_BE_CROSSED = (
+    *("Dropout", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split"),
+    *("Squeeze", "Tile", "Transpose", "Unsqueeze"),
+)
+"""What a pair must be kept from moving across, in one version of onnxruntime or another."""
+
 
 def is_moved_across(node: ir.Node) -> bool:
     """Whether onnxruntime itself moves the pair in front of a node behind it (QDQPropagationTransformer).
@@ -30,12 +36,12 @@ def is_moved_across(node: ir.Node) -> bool:
 
 
 def rounded_by_pair(value: ir.Value | None) -> bool:
-    """Whether a value is what a pair makes, or what onnxruntime may move that pair up to."""
-    node = value.producer() if value is not None else None
-    while node is not None and is_moved_across(node):
-        value = node.inputs[0]
-        node = value.producer() if value is not None else None
-    return node is not None and node.op_type == "DequantizeLinear"
+    """Whether a value is what a DequantizeLinear makes, as it is or moved about."""
+    node = None if value is None else value.producer()
+    if node is None:
+        return False
+    crossed = node.op_type in MAY_BE_CROSSED and rounded_by_pair(node.inputs[0])
+    return crossed or node.op_type == "DequantizeLinear"
 
 
 def rearranges(node: ir.Node) -> bool:

@@ -23,6 +23,7 @@ from getac.kernels.weight_ranges import factored
 from getac.onnx_graph.edit import Array, add_initializer, insert_after, is_stored
 from getac.onnx_graph.integer_lattice import RANGES
 from getac.onnx_graph.qdq import barrier, cast, new_node, scaled_weight, stored_integers
+from getac.onnx_graph.rearranging import MAY_BE_CROSSED, rounded_by_pair
 from getac.quantizer import Quantizer
 
 __all__ = [
@@ -41,10 +42,6 @@ BLOCKS = (32, 16)
 MOST_BITS = 8
 WIDTHS = ((ir.DataType.INT4, ir.DataType.UINT4), (ir.DataType.INT8, ir.DataType.UINT8))
 FLOAT = ir.DataType.FLOAT
-MOVING = (
-    *("Dropout", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split"),
-    *("Squeeze", "Tile", "Transpose", "Unsqueeze"),
-)
 
 
 def fits_kernel(weight: Array, quantizer: Quantizer) -> bool:
@@ -241,22 +238,15 @@ def keep_from_integers(layer: ir.Node) -> None:
 
     onnxruntime 1.31 would take the layer for one on integers, with kernels that have no blocks of weights.
     """
-    if is_restored(layer.inputs[0]):
+    if rounded_by_pair(layer.inputs[0]):
         barrier(layer, 0)
-
-
-def is_restored(value: ir.Value | None) -> bool:
-    """Whether a value comes from a DequantizeLinear as it is, or rearranged."""
-    node = None if value is None else value.producer()
-    if node is None:
-        return False
-    return node.op_type == "DequantizeLinear" or (node.op_type in MOVING and is_restored(node.inputs[0]))
 
 
 def is_quantized(value: ir.Value) -> bool:
     """Whether a value is rounded as it is, or rearranged."""
     return any(
-        user.op_type == "QuantizeLinear" or (user.op_type in MOVING and any(map(is_quantized, user.outputs)))
+        user.op_type == "QuantizeLinear"
+        or (user.op_type in MAY_BE_CROSSED and any(map(is_quantized, user.outputs)))
         for user in value.consumers()
     )
 
