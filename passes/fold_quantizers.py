@@ -32,6 +32,7 @@ from getac.onnx_graph.edit import (
     swap_output_name,
     unique_name,
 )
+from getac.onnx_graph.finer_reading import read_coarse
 from getac.onnx_graph.integer_lattice import (
     DOMAINS,
     Range,
@@ -73,6 +74,7 @@ class FoldQuantizers:
         settle_parameters(state.model)
         unpack_weights(state.model.graph)
         make_steps_positive(state.model.graph)
+        read_coarse(state.model.graph)
         for node in list(state.model.graph):
             if node.domain in ("", "ai.onnx") and len(node.outputs) == 1:
                 fold_arithmetic(node, state)

@@ -3,13 +3,13 @@
 before   x -> Conv(W, b) -> Relu -> y          x, y: values with quantizers
 after    x -> Q -> DQ -> Conv(DQ(W_int8), DQ(b_int32)) -> Q -> DQ -> y
 
-Where a bias of INT32 would change results (`getac.placement.biases`), a Gemm leaves it to an Add of floats,
-and a Conv stays in floats.
+Where a bias of INT32 would change results, a Gemm leaves it to an Add of floats; a Conv has steps with which
+it does not, its input's in finer ones if need be, or stays in floats (`getac.placement.biases`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -18,27 +18,21 @@ import onnx_ir as ir
 
 from getac.kernels.integers import bias_integers, floored_steps
 from getac.layers import read_weights, set_normal_form
-from getac.onnx_graph.edit import add_initializer, array_of, set_input, unique_name
+from getac.onnx_graph.edit import array_of, set_input
+from getac.onnx_graph.finer_reading import read_finer
 from getac.onnx_graph.packing.ways import Target
 from getac.onnx_graph.packing.weights import pack_weights, target_of
-from getac.onnx_graph.qdq import (
-    barrier,
-    dequantized_bias,
-    dequantized_weight,
-    new_node,
-    quantize_activation,
-)
+from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
 from getac.onnx_graph.rearranging import rounded_by_pair
 from getac.pipeline import Effect, Fact, Refusal, State
-from getac.placement.biases import IntegerBias, integer_bias, occupied
-from getac.placement.clipping import CLIPPING, carrier
+from getac.placement.biases import Finer, IntegerBias, occupied
+from getac.placement.clipping import CLIPPING
 from getac.placement.integer_operators import hands_scale_on
-from getac.placement.placement import Placement, is_layer, place
+from getac.placement.placement import Placement, is_layer
+from getac.placement.settling import bias_of, finer_readings, settle
 from getac.quantizer import Quantizer
 
 __all__ = ["LowerIntegers"]
-
-COARSE = "its bias would change results: integers that stand for it are too coarse for its few levels"
 
 
 @dataclass(frozen=True)
@@ -69,25 +63,18 @@ class LowerIntegers:
 
     def run(self, state: State) -> None:
         graph = state.model.graph
-        placement, biases = settled(state)
+        calibrated = state.calibration is not None
+        placement, biases = settle(graph, state.quantizers, calibrated, state.floats)
         for node, reason in placement.why_not.items():
             state.refuse(self.name, Refusal(node.name or node.op_type, reason, "it runs in floats"))
-        stored: dict[ir.Value, ir.Node] = {}
-        for node in list(graph):  # in order, so that the same model gives the same file
-            weight = node.inputs[1] if node in placement.integer and is_layer(node) else None
-            if weight is not None:
-                share_storage(lower_layer(node, state, biases.get(node)), stored, weight)
-        for value in placement.values:
-            quantizer, dtype = state.quantizers.pop(value), state.dtype_of(value)
-            if not placement.is_on_lattice(value):
-                keep = value.producer() is None or not placement.writes_integers(value)
-                quantize_activation(graph, value, quantizer, keep_outputs=keep, dtype=dtype)
+        lower_layers(state, placement, biases)
+        finer = finer_readings(placement, biases)
+        write_pairs(state, placement, {node.inputs[0] for node in finer})
+        for node, times in finer.items():
+            read_finer(node, times)
         for node in placement.absorbed:
             absorb(node)
-        for node in list(graph):
-            is_float_layer = node in placement.why_not and rounded_by_pair(node.inputs[0])
-            if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
-                barrier(node, 0)
+        keep_apart(graph, placement)
         if self.target is not None:
             self.pack(target_of(self.target), state)
 
@@ -97,58 +84,30 @@ class LowerIntegers:
             state.refuse(self.name, Refusal("the graph", why_not, "integers of 2 bits are stored in bytes"))
 
 
-def settled(state: State) -> tuple[Placement, dict[ir.Node, IntegerBias]]:
-    """The placement in which every integer layer has a bias that INT32 holds, or none; and these biases."""
-    graph, biases, floats = state.model.graph, dict[ir.Node, IntegerBias](), dict(state.floats)
-    placement = place(graph, state.quantizers, state.calibration is not None, floats)
-    layers = [n for n in graph if n in placement.integer and is_layer(n) and bias_of(n) is not None]
-    for node in layers:
-        form = bias_form(node, state.quantizers, placement)
-        if form is not None:
-            biases[node] = form
-        elif node.op_type == "Gemm":
-            split_bias(node)
-        else:
-            floats[node] = COARSE
-    if len(biases) < len(layers):
-        placement = place(graph, state.quantizers, state.calibration is not None, floats)
-    return placement, biases
+def lower_layers(state: State, placement: Placement, biases: Mapping[ir.Node, IntegerBias]) -> None:
+    """Stores the weights of all integer layers, in order, so that the same model gives the same file."""
+    stored: dict[ir.Value, ir.Node] = {}
+    for node in list(state.model.graph):
+        weight = node.inputs[1] if node in placement.integer and is_layer(node) else None
+        if weight is not None:
+            share_storage(lower_layer(node, state, biases.get(node)), stored, weight)
 
 
-def bias_of(node: ir.Node) -> ir.Value | None:
-    return node.inputs[2] if len(node.inputs) > 2 else None
+def write_pairs(state: State, placement: Placement, read_finely: Collection[ir.Value | None]) -> None:
+    """Puts a pair behind every activation that needs one of its own."""
+    for value in placement.values:
+        quantizer, dtype = state.quantizers.pop(value), state.dtype_of(value)
+        if value in read_finely or not placement.is_on_lattice(value):
+            keep = value.producer() is None or not placement.writes_integers(value)
+            quantize_activation(state.model.graph, value, quantizer, keep_outputs=keep, dtype=dtype)
 
 
-def bias_form(
-    node: ir.Node, quantizers: Mapping[ir.Value, Quantizer], placement: Placement
-) -> IntegerBias | None:
-    weight, x = node.inputs[1], node.inputs[0]
-    assert weight is not None and x is not None
-    results = quantizers.get(placement.source(carrier(node, quantizers)))
-    return integer_bias(
-        read_weights(node, quantizers[weight]),
-        quantizers[placement.source(x)],
-        results if node.op_type == "Conv" else None,
-    )
-
-
-def split_bias(gemm: ir.Node) -> None:
-    """A Gemm becomes one without bias, and the Add of its bias, which makes what the Gemm made."""
-    graph, bias = gemm.graph, bias_of(gemm)
-    assert isinstance(graph, ir.Graph) and bias is not None
-    name, result = str(gemm.name), gemm.outputs[0]
-    row = array_of(bias).astype(np.float32) * np.float32(gemm.attributes.get_float("beta", 1.0))
-    gemm.name = unique_name(graph, f"{name}.bias")
-    product = new_node(graph, "Gemm", gemm.inputs[:2], f"{result.name}.product", ir.DataType.FLOAT)
-    product.name = name
-    product.attributes.update(gemm.attributes)
-    product.meta.update(gemm.meta)
-    graph.insert_before(gemm, product)
-    gemm.op_type = "Add"
-    gemm.attributes.clear()
-    gemm.resize_inputs(2)
-    gemm.replace_input_with(0, product.outputs[0])
-    gemm.replace_input_with(1, add_initializer(graph, str(bias.name), row.reshape(-1)))
+def keep_apart(graph: ir.Graph, placement: Placement) -> None:
+    """Puts copies where onnxruntime would make another layer, or another pair, of what stands there."""
+    for node in list(graph):
+        is_float_layer = node in placement.why_not and rounded_by_pair(node.inputs[0])
+        if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
+            barrier(node, 0)
 
 
 def lower_layer(node: ir.Node, state: State, form: IntegerBias | None) -> ir.Node:
@@ -159,16 +118,17 @@ def lower_layer(node: ir.Node, state: State, form: IntegerBias | None) -> ir.Nod
         node.op_type = "Gemm"  # a MatMul in front of an Add becomes a Gemm of floats in onnxruntime
     weights = read_weights(node, state.quantizers[weight])
     if form is not None:
-        weights = replace(weights, bias=form.bias)
+        weights = form.put_in(weights)
     set_normal_form(node, weights)
-    input_step = np.float32(state.quantizers[x].step)
+    finer = Finer() if form is None else form.finer
+    input_step = np.float32(state.quantizers[x].step) / np.float32(finer.inputs)
     # Also a step that stands in the file may have to grow: a bias that overflows is wrong altogether.
     free = ~weights.weight.any(axis=tuple(i for i in range(weights.weight.ndim) if i != weights.axis))
     # Without a bias, a head that is tied to a table keeps the table's integers.
-    finer = weights.quantizer if form is None else finer_lattice(occupied(weights), form.factor)
-    steps = np.where(free, np.float32(0), finer.step)  # the bias alone settles these
+    lattice = weights.quantizer if form is None else finer_lattice(occupied(weights), finer.weights)
+    steps = np.where(free, np.float32(0), lattice.step)  # the bias alone settles these
     steps = floored_steps(steps, weights.bias, float(input_step))
-    quantizer, rounded = replace(finer, step=steps), weights.quantizer.quantize(weights.weight)
+    quantizer, rounded = replace(lattice, step=steps), weights.quantizer.quantize(weights.weight)
     restored = dequantized_weight(node, weight.name or "weight", rounded, quantizer)
     node.replace_input_with(1, restored)
     bias = bias_of(node)

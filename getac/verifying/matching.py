@@ -97,8 +97,11 @@ def step_of(value: ir.Value) -> float | None:
 
 
 def rounded_from(value: ir.Value) -> ir.Value:
-    """The value that a quantizer rounded to give this one, be it with a Clip of the integers; else itself."""
+    """The value that a quantizer rounded to give this one, also behind what cuts the integers or makes them
+    finer (`getac.onnx_graph.finer_reading`); else itself.
+    """
     integers = input_of(value, "DequantizeLinear")
+    integers = input_of(integers, "Mul") or integers
     unclipped = input_of(integers, "Clip") or integers
     return input_of(unclipped, "QuantizeLinear") or value
 

@@ -1,11 +1,11 @@
-"""Biases in integers: every result is the one that a bias in floats gives, counted out."""
+"""Biases and steps in integers: every result is the one that floats give, counted out."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from getac.kernels.biases import Levels, Reach, equal_biases, is_on_lattice, reach_of
+from getac.kernels.biases import Levels, Reach, is_on_lattice, reach_of, thresholds_of
 
 F32 = np.float32
 
@@ -14,34 +14,73 @@ def results(sums, scale, bias, levels):
     return np.clip(np.rint((sums * scale + bias) / levels.step), levels.low, levels.high)
 
 
+def fitted_results(sums, scale, fitted, factor, levels):
+    """What integers give: units first."""
+    steps = scale * fitted.stretch / factor
+    return results(sums * factor + fitted.integers[:, None], steps[:, None], 0.0, levels)
+
+
 @pytest.mark.parametrize("levels", [Levels(7.3, 0, 3), Levels(5.1, -7, 7), Levels(2.9, 0, 15)])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_result_changes(levels, seed):
     rng = np.random.default_rng(seed)
     scale, bias = rng.uniform(0.5, 2, 6), rng.uniform(-20, 20, 6)
-    reach = Reach(np.full(6, -60), np.full(6, 60))
     sums = np.arange(-60, 61)
-    factors = [f for f in range(1, 200) if equal_biases(bias, scale, reach, levels, f) is not None]
-    assert factors
-    for factor in factors[:: max(len(factors) // 8, 1)]:
-        integers = equal_biases(bias, scale, reach, levels, factor)
-        for unit in range(6):
-            wanted = results(sums, scale[unit], bias[unit], levels)
-            got = results(sums * factor + integers[unit], scale[unit] / factor, 0.0, levels)
-            np.testing.assert_array_equal(got, wanted)
+    thresholds = thresholds_of(bias, scale, Reach(np.full(6, -60), np.full(6, 60)), levels)
+    wanted = results(sums, scale[:, None], bias[:, None], levels)
+    exact = 0
+    for factor in (1, 2, 3, 8, 16, 50, 200):
+        fitted = thresholds.fitted(factor)
+        units = fitted.moved == 0
+        exact += units.sum()
+        got = fitted_results(sums, scale, fitted, factor, levels)
+        np.testing.assert_array_equal(got[units], wanted[units])
+        assert np.abs(fitted.stretch - 1).max() < 0.01
+    assert exact >= 24 and units.all()  # the finest steps do for every unit
 
 
-def test_a_bias_that_no_whole_number_stands_for_is_refused():
-    """Levels 3.1 sums apart: some threshold lies between any two places where the bias could stand."""
-    levels, reach = Levels(1.0, 0, 255), Reach(np.array([-300]), np.array([300]))
+def test_a_stretched_step_does_where_the_own_one_does_not():
+    """A threshold at nearly every sum, and a bias half a step beside them."""
+    levels, scale, bias = Levels(1.02, -7, 7), np.array([1.0]), np.array([0.49])
+    thresholds = thresholds_of(bias, scale, Reach(np.array([-9]), np.array([9])), levels)
+    assert np.isinf(thresholds.stretch(np.zeros(1))) or thresholds.stretch(np.zeros(1)) != 1
+    fitted = thresholds.fitted(4)
+    assert fitted.moved == 0
+    sums = np.arange(-9, 10)
+    wanted = results(sums, scale[:, None], bias[:, None], levels)
+    np.testing.assert_array_equal(fitted_results(sums, scale, fitted, 4, levels), wanted)
+
+
+def test_where_none_does_it_says_which_part_of_the_results_moves():
+    """Levels 3.1 sums apart, 255 of them: some threshold lies between any two places of a line."""
+    levels, reach = Levels(1.0, 0, 255), Reach(np.array([-900]), np.array([900]))
     scale = np.array([1.0 / 3.1])
-    assert equal_biases(np.array([0.45 * scale[0]]), scale, reach, levels, 1) is None
+    bias = np.array([0.45]) * scale
+    fitted = thresholds_of(bias, scale, reach, levels).fitted(1)
+    assert fitted.integers == [0] and fitted.stretch == [1]
+    np.testing.assert_allclose(fitted.moved, 0.45 / 3.1)
+    fine = np.linspace(-200, 0, 400001)  # evenly spread: sums of any fraction
+    moved = results(fine, 1, 0.45 / 3.1, Levels(1.0, -300, 300)) != results(
+        fine, 1, 0, Levels(1.0, -300, 300)
+    )
+    assert abs(moved.mean() - fitted.moved) < 1e-3
 
 
 def test_results_out_of_reach_do_not_count():
     levels, scale = Levels(100.0, -7, 7), np.array([1.0])
     reach = Reach(np.array([-10]), np.array([10]))
-    assert equal_biases(np.array([0.4]), scale, reach, levels, 1) == [0]
+    fitted = thresholds_of(np.array([0.4]), scale, reach, levels).fitted(1)
+    assert (fitted.integers, fitted.stretch, fitted.moved) == ([0], [1], [0])
+
+
+def test_a_unit_without_weights_gives_what_its_bias_gives():
+    """Its only sum is 0: a bias just above a half must not be rounded to one just below."""
+    levels, scale = Levels(2.0, 0, 7), np.array([0.7])
+    bias = np.array([3.04])  # 1.52 levels; 4 s is 1.4 of them
+    reach = Reach(np.array([0]), np.array([0]))
+    fitted = thresholds_of(bias, scale, reach, levels).fitted(1)
+    assert fitted.moved == 0
+    assert fitted_results(np.array([0]), scale, fitted, 1, levels) == 2
 
 
 def test_sums_reach_as_far_as_products_and_padding_do():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import getac
 from getac.data.calibration import CalibrationData
@@ -354,26 +356,113 @@ def test_a_gemm_of_few_bits_adds_its_bias_in_floats(bits):
 
 
 def model_bias(model):
-    from onnx import numpy_helper
-
     return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "b")
 
 
+CONVOLUTION = "h = Conv<pads=[1,1,1,1]>(xd, wd, b)"
+
+
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+@pytest.mark.parametrize("bits", [2, 3, 4])
 def test_a_convolution_of_few_bits_rounds_as_the_model_does(bits, seed):
-    """On integers with a bias that rounds alike, else hardly otherwise; in floats where it would."""
-    conv = "h = Conv<pads=[1,1,1,1]>(xd, wd, b)"
-    model = few_bits(conv, OUTPUTS, bits, [8, 4, 6, 6], (6, 4, 3, 3), seed)
+    """Its bias lies between multiples of the step of INT32, and the weights' step gives way."""
+    model = few_bits(CONVOLUTION, OUTPUTS, bits, [8, 4, 6, 6], (6, 4, 3, 3), seed)
     x = np.abs(normal(8, 4, 6, 6, seed=seed)) * 2**bits / 4
     wanted = run(open_session(load(model), optimize=False), {"x": x})["y"]
-    state = passed(model)
-    off = np.abs(run(open_session(state.model), {"x": x})["y"] - wanted) / 0.5
-    assert off.max() < 1.01 and (off > 0.01).mean() < (0.005 if bits > 2 else 1e-9)
-    refusals = state.refusals.get("lower-integers", [])
-    assert ("QLinearConv" in executed(state.model)) == (not refusals)
-    assert all("its bias would change results" in one.reason for one in refusals)
-    assert bits > 2 or not refusals
+    found = passed(model).model
+    np.testing.assert_array_equal(run(open_session(found), {"x": x})["y"], wanted)
+    assert "QLinearConv" in executed(found) and "Conv" not in executed(found)
+    assert "Mul" not in executed(found)
+
+
+def eight_bit_weights(seed=0, more=""):
+    """Of 8 bits, which leave no room for finer steps, between activations of 4 bits; and another reader."""
+    outputs = OUTPUTS.replace("s, z", "u, z")
+    model = few_bits(CONVOLUTION, f"{outputs} {more}", 4, [8, 4, 6, 6], (6, 4, 3, 3), seed)
+    rng = np.random.default_rng(seed)
+    numbers = {
+        "w": rng.integers(-127, 128, (6, 4, 3, 3)).astype(np.int8),
+        "t": rng.uniform(0.003, 0.006, 6).astype(F32),
+        "u": np.asarray(0.7, F32),
+    }
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in numbers]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(
+        [*kept, *(numpy_helper.from_array(array, name) for name, array in numbers.items())]
+    )
+    return model
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_convolution_without_room_reads_its_input_in_finer_steps(seed):
+    model = eight_bit_weights(seed)
+    x = np.abs(normal(8, 4, 6, 6, seed=seed)) * 4
+    wanted = run(open_session(load(model), optimize=False), {"x": x})["y"]
+    found = passed(model).model
+    off = np.abs(run(open_session(found), {"x": x})["y"] - wanted)
+    assert off.max() < 0.71 and (off > 0.01).mean() < 0.001
+    kernels = executed(found)
+    assert kernels.count("QLinearConv") == 1 and kernels.count("Mul") == 1 and "Conv" not in kernels
+
+
+def test_what_else_reads_that_input_does_not(tmp_path):
+    """A sum reads the integers as they are."""
+    model = eight_bit_weights(more="a = Add(xd, xd)")
+    model.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, [8, 4, 6, 6]))
+    found = passed(model).model
+    steps = {
+        node.op_type: float(array_of(node.inputs[0].producer().inputs[1]))
+        for node in found.graph
+        if node.op_type in ("Add", "Conv")
+    }
+    assert steps["Add"] == 0.5 and steps["Conv"] in [F32(0.5) / F32(k) for k in range(2, 9)]
+
+
+@pytest.mark.parametrize(
+    "produce", [eight_bit_weights, lambda: few_bits(CONVOLUTION, OUTPUTS, 4, [8, 4, 6, 6], (6, 4, 3, 3))]
+)
+def test_lowered_again_it_stays_what_it_is(produce, tmp_path):
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    x = {"x": np.abs(normal(8, 4, 6, 6)) * 4}
+    getac.lower(produce(), first, bench=False)
+    report = getac.lower(first, second, bench=False)
+    assert [row.kernel for row in report.layers] == ["integer (QLinearConv)"]
+    assert [row.activation_bits for row in report.layers] == [4]
+    one, other = (run(open_session(path), x)["y"] for path in (first, second))
+    np.testing.assert_array_equal(other, one)
+    kernels = [sorted(node.op_type for node in executed_kernels(path)) for path in (first, second)]
+    assert kernels[0] == kernels[1]
+
+
+def two_convolutions():
+    """With weights of 8 bits and activations of 4, so that both read their inputs in finer steps."""
+    second = """
+        rd = DequantizeLinear(yc, u, z)  vd = DequantizeLinear(v, vs, vz)  g = Conv(rd, vd, c)
+        p = Relu(g)  pq = QuantizeLinear(p, vu, z)  pc = Clip(pq, least, greatest)
+    """
+    model = eight_bit_weights(more=f"{second} k = DequantizeLinear(pc, vu, z)")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("k", 1, [8, 4, 6, 6]))
+    rng = np.random.default_rng(1)
+    numbers = {
+        "v": rng.integers(-127, 128, (4, 6, 1, 1)).astype(np.int8),
+        "vs": np.asarray(0.003, F32),
+        "vz": np.asarray(0, np.int8),
+        "vu": np.asarray(0.31, F32),
+        "c": rng.normal(size=4).astype(F32),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in numbers.items())
+    return model
+
+
+def test_a_lowered_file_loses_units(tmp_path):
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    getac.lower(two_convolutions(), first, bench=False)
+    assert [node.op_type for node in executed_kernels(first)].count("Mul") == 2
+    report = getac.lower(first, second, sparsity=0.3, align=1, bench=False)
+    assert report.units_removed >= 1 and {row.kernel for row in report.layers} == {"integer (QLinearConv)"}
+    assert max(each.relative for each in report.verification.sliced) < 1e-4
+    assert {row.activation_bits for row in report.layers} == {4}
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -26,24 +26,32 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Steps:
-    """Greatest differences from the producer's graph as it is written, without onnxruntime's optimisations.
+    """Greatest differences between the lowered model and the producer's graph, which has two runs of its own.
 
-    A step is that of 8 bits over the range of the output.
+    As written, it runs without onnxruntime's optimisations; optimised, on integer kernels where it has such,
+    which round otherwise. A step is that of 8 bits over the range of the output.
 
     Args:
-        result: Of the lowered model, as onnxruntime optimises it.
-        own: Of the producer's graph as onnxruntime optimises it, in ONNX's own operators; None where it does
-            not load that.
-        share: Which part of the output's entries is within a step.
+        written: Of the lowered model, as onnxruntime optimises it, from the graph as it is written.
+        optimised: Of the same from the graph as onnxruntime optimises it, in ONNX's own operators; None where
+            it does not load that.
+        own: Between the two runs of the producer's graph; None likewise.
+        share: Which part of the output's entries is within a step of the graph as it is written.
     """
 
-    result: float
+    written: float
+    optimised: float | None
     own: float | None
     share: float
 
     @property
+    def least(self) -> float:
+        """From the nearer of the producer's two runs."""
+        return self.written if self.optimised is None else min(self.written, self.optimised)
+
+    @property
     def bound(self) -> float:
-        """A step; where the producer's own two runs are further apart than that, one more than they are."""
+        """A step from the nearer run; where the two are further apart than that, one more than they are."""
         own = self.own or 0.0
         return (1 if own <= 1 else own + 1) + ROUNDINGS
 
@@ -51,21 +59,20 @@ class Steps:
 def steps_apart(one: Produced, lowered: Path, count: int = SAMPLES) -> Steps:
     """Runs both on so many random samples, which are not those that ranges were measured on."""
     source, feeds = load(one.model), samples(one, count)
-    want = outputs(open_session(source, optimize=False), feeds)
+    want, got = outputs(open_session(source, optimize=False), feeds), outputs(open_session(lowered), feeds)
     step = float(np.ptp(want)) / 255
-    apart = np.abs(outputs(open_session(lowered), feeds) - want) / step
-    own = None
+    apart = np.abs(got - want) / step
+    optimised = own = None
     with contextlib.suppress(UnsupportedModelError):  # its fusions fail on the shapes of some graphs
-        own = own_difference(load(one.standard or one.model), feeds) / step
-    return Steps(float(apart.max()), own, float((apart <= 1 + ROUNDINGS).mean()))
+        ran = optimised_outputs(load(one.standard or one.model), feeds)
+        optimised, own = (float(np.abs(other - ran).max()) / step for other in (got, want))
+    return Steps(float(apart.max()), optimised, own, float((apart <= 1 + ROUNDINGS).mean()))
 
 
-def own_difference(model: ir.Model, feeds: list[Batch]) -> float:
-    """How far two runs of a model are apart: as it is written, and as onnxruntime optimises it."""
+def optimised_outputs(model: ir.Model, feeds: list[Batch]) -> Floats:
+    """What a producer's graph gives as onnxruntime optimises it; its input may have a name of its own."""
     name = str(model.graph.inputs[0].name)
-    mine: list[Batch] = [{name: next(iter(feed.values()))} for feed in feeds]
-    plain, optimised = (outputs(open_session(model, optimize=how), mine) for how in (False, True))
-    return float(np.abs(plain - optimised).max())
+    return outputs(open_session(model), [{name: next(iter(feed.values()))} for feed in feeds])
 
 
 def samples(one: Produced, count: int = SAMPLES) -> list[Batch]:
