@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch starts: the workers share the cores
@@ -23,6 +26,51 @@ from tools.zoo.registry import ZOO
 
 settings.register_profile("getac", derandomize=True, database=None, deadline=None)
 settings.load_profile("getac")
+
+LONGEST = (
+    "tests/test_torch_zoo.py",
+    "tests/test_random_graphs.py",
+    "tests/training/test_end_to_end.py",
+    "tests/producers/test_torch_modules.py",
+    "tests/test_lower.py",
+    "tests/fx_graph/test_operators.py",
+    "tests/fx_graph/test_random_modules.py",
+    "tests/rules/test_properties.py",
+    "tests/training/test_prepared_zoo.py",
+    "tests/producers/test_onnxruntime.py",
+    "tests/training/test_exporting.py",
+    "tests/training/test_checkpoint.py",
+    "tests/tools/test_bench_digits.py",
+)
+"""The files of more than 15 seconds, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: begun last, one would keep a single worker busy to the end."""
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+def pytest_configure() -> None:
+    """Looks for garbage seldom: torch allocates so much that it took a sixth of the time."""
+    gc.set_threshold(50_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now, and the tests themselves, stay: garbage is not looked for among them."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once() -> None:
+    """For every export torch has all 500 of its ONNX functions parsed, in a third of a second."""
+    if "torch" in sys.modules and find_spec("onnxscript"):
+        from onnxscript.values import TracedOnnxFunction
+
+        parsing = vars(TracedOnnxFunction).get("function_ir")
+        if isinstance(parsing, property) and parsing.fget is not None:  # a detail of the library
+            TracedOnnxFunction.function_ir = property(functools.cache(parsing.fget))
 
 
 @pytest.fixture(scope="session")

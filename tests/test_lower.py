@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import onnx
@@ -80,30 +80,41 @@ def stored_weights(model):
 # ---- every family ----
 
 
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory):
+    """A network of the zoo, lowered: the model, the report, and the folder of what was written."""
+
+    @cache
+    def make(name, sparsity, calibrated):
+        model, folder = ZOO[name](), tmp_path_factory.mktemp(name)
+        found = lower(
+            model,
+            folder / "out.onnx",
+            sparsity=sparsity,
+            calibration=samples(model) if calibrated else None,
+            report=folder / "report.json",
+            plan=folder / "plan.json",
+        )
+        return model, found, folder
+
+    return make
+
+
 @pytest.mark.parametrize("calibrated", [True, False], ids=["calibrated", "weight-only"])
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 @pytest.mark.parametrize("name", ZOO)
-def test_every_family(name, sparsity, calibrated, tmp_path):
-    model = ZOO[name]()
-    data = samples(model)
-    found = lower(
-        model,
-        tmp_path / "out.onnx",
-        sparsity=sparsity,
-        calibration=data if calibrated else None,
-        report=tmp_path / "report.json",
-        plan=tmp_path / "plan.json",
-    )
+def test_every_family(lowered, name, sparsity, calibrated):
+    model, found, folder = lowered(name, sparsity, calibrated)
     assert found.calibrated is calibrated
     check_verified(found)
     assert (found.units == 0) == (name == "shufflenet_v1_frozen")
     check_removed(found, sparsity, coarse=name.startswith("shufflenet_v1"))
-    written = onnx.load(tmp_path / "out.onnx")
+    written = onnx.load(folder / "out.onnx")
     check_file(written, model)
     check_kernels(found)
     check_layers(found, written, calibrated)
-    check_report(found, json.loads((tmp_path / "report.json").read_text()), tmp_path / "out.onnx")
-    check_plan(found, json.loads((tmp_path / "plan.json").read_text()))
+    check_report(found, json.loads((folder / "report.json").read_text()), folder / "out.onnx")
+    check_plan(found, json.loads((folder / "plan.json").read_text()))
 
 
 def check_verified(found):
@@ -400,11 +411,9 @@ def test_a_quantized_model_needs_no_calibration(name, per_channel, activations, 
 
 @pytest.mark.parametrize("calibrated", [True, False], ids=["calibrated", "weight-only"])
 @pytest.mark.parametrize("name", ZOO)
-def test_lowering_the_result_again_changes_nothing(name, calibrated, tmp_path):
-    model = ZOO[name]()
-    data = samples(model)
-    first, second, third = (tmp_path / f"{i}.onnx" for i in range(3))
-    before = lower(model, first, sparsity=0.3, calibration=data if calibrated else None)
+def test_lowering_the_result_again_changes_nothing(lowered, name, calibrated, tmp_path):
+    model, before, folder = lowered(name, 0.3, calibrated)
+    first, second, third = folder / "out.onnx", tmp_path / "second.onnx", tmp_path / "third.onnx"
     after = lower(first, second)
     assert after.units_removed == 0
     assert [row.kernel for row in after.layers] == [row.kernel for row in before.layers]
@@ -413,7 +422,7 @@ def test_lowering_the_result_again_changes_nothing(name, calibrated, tmp_path):
     np.testing.assert_array_equal(run(first, feeds), run(second, feeds))
     if calibrated:
         assert stored_weights(onnx.load(first)).keys() == stored_weights(onnx.load(second)).keys()
-        lower(first, third, calibration=data)  # what the file says goes before what the data says
+        lower(first, third, calibration=samples(model))  # what the file says goes before what the data says
         np.testing.assert_array_equal(run(first, feeds), run(third, feeds))
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tools.law import Feeds
+from tools.law import Feeds, Outputs
 
-__all__ = ["DOUBLE_TOLERANCE", "in_double", "outputs_in_double"]
+__all__ = ["DOUBLE_TOLERANCE", "in_double", "opened_in_double"]
 
 DOUBLE_TOLERANCE = 1e-9
 """float64 rounds at 1e-16; cancellation and deep graphs may lose some digits of it, not all."""
@@ -19,15 +20,21 @@ DOUBLE_TOLERANCE = 1e-9
 RESIZE_SCALES = 2  # the input of Resize that stays float32 whatever the others are
 
 
-def outputs_in_double(model: onnx.ModelProto | ir.Model, feeds: Feeds) -> list[NDArray[np.generic]]:
-    """What the model computes in float64, by the reference implementation of ONNX: not every kernel of
-    onnxruntime has the type."""
+def opened_in_double(model: onnx.ModelProto | ir.Model) -> Callable[[Feeds], Outputs]:
+    """Opens the model in float64, in the reference implementation of ONNX: not every kernel of onnxruntime
+    has the type."""
     proto = model if isinstance(model, onnx.ModelProto) else ir.serde.serialize_model(model)
-    wide = {
-        name: feed.astype(np.float64) if feed.dtype == np.float32 else feed for name, feed in feeds.items()
-    }
-    with np.errstate(over="ignore", invalid="ignore"):  # it computes both branches of a sigmoid
-        return [np.asarray(output) for output in ReferenceEvaluator(in_double(proto)).run(None, wide)]
+    evaluator = ReferenceEvaluator(in_double(proto))
+
+    def run(feeds: Feeds) -> Outputs:
+        wide = {
+            name: feed.astype(np.float64) if feed.dtype == np.float32 else feed
+            for name, feed in feeds.items()
+        }
+        with np.errstate(over="ignore", invalid="ignore"):  # it computes both branches of a sigmoid
+            return [np.asarray(output) for output in evaluator.run(None, wide)]
+
+    return run
 
 
 def in_double(model: onnx.ModelProto) -> onnx.ModelProto:

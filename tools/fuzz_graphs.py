@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx
 
-from tools.double_precision import DOUBLE_TOLERANCE, outputs_in_double
+from tools.double_precision import DOUBLE_TOLERANCE, opened_in_double
 from tools.law import Evaluate, Outcome, check_dead, check_law
 from tools.random_graphs import random_graph
 
@@ -39,7 +39,7 @@ def main() -> int:
 def fuzz(check: Check, seeds: Iterable[int], steps: int | None = None, *, double: bool = False) -> int:
     """Prints every seed that breaks the law, then what share of units was open; returns the failures."""
     outcomes: list[Outcome] = []
-    tolerance, evaluate = (DOUBLE_TOLERANCE, outputs_in_double) if double else (TOLERANCE, None)
+    tolerance, evaluate = (DOUBLE_TOLERANCE, opened_in_double) if double else (TOLERANCE, None)
     failures = 0
     for seed in seeds:
         try:
@@ -50,7 +50,7 @@ def fuzz(check: Check, seeds: Iterable[int], steps: int | None = None, *, double
             continue
         outcomes.append(outcome)
         if not outcome.difference <= tolerance:
-            exact = outcome if double else check(random_graph(seed, steps), seed, outputs_in_double)
+            exact = outcome if double else check(random_graph(seed, steps), seed, opened_in_double)
             rounding = exact.difference <= DOUBLE_TOLERANCE
             failures += not rounding
             verdict = "rounding" if rounding else "a failure"

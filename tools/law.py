@@ -31,17 +31,21 @@ __all__ = [
     "Evaluate",
     "Feeds",
     "Outcome",
+    "Outputs",
     "analyzed",
     "check_dead",
     "check_law",
     "choose",
     "difference",
     "feeds_of",
+    "opened",
     "outputs_of",
 ]
 
 Feeds = Mapping[str, NDArray[np.generic]]
-Evaluate = Callable[[onnx.ModelProto | ir.Model, Feeds], list[NDArray[np.generic]]]
+Outputs = list[NDArray[np.generic]]
+Evaluate = Callable[[onnx.ModelProto | ir.Model], Callable[[Feeds], Outputs]]
+"""Opens a model, once for all that is fed to it."""
 
 AS_WRITTEN: tuple[Pass, ...] = (FoldQuantizers(), RemoveDead(), InferShapes(), InferAxes())
 """The analysis of the nodes that stand in the graph, nothing folded: what tests of single rules need."""
@@ -59,6 +63,7 @@ class Outcome:
         removed: How many of them were removed.
         stored: The share of the float parameters that the removal cut away.
         difference: The largest difference between masked and sliced, relative to the largest output.
+        opaque: How many nodes the analysis could not see through.
     """
 
     classes: int
@@ -66,6 +71,7 @@ class Outcome:
     removed: int
     stored: float
     difference: float
+    opaque: int
 
 
 def analyzed(model: onnx.ModelProto, passes: Sequence[Pass] | None = None) -> State:
@@ -99,24 +105,26 @@ def check_law(
     Both run at two sizes of the symbolic dimensions.
 
     Args:
-        evaluate: Runs a model; None: onnxruntime.
+        evaluate: Opens a model; None: onnxruntime.
         passes: As of `analyzed`.
     """
-    evaluate = evaluate or outputs_of
+    evaluate = evaluate or opened
     rng = np.random.default_rng(seed)
     state = analyzed(model, passes)
-    assert state.analysis is not None
-    choice = state.choice = choose(state.analysis, rng)
+    analysis = state.analysis
+    assert analysis is not None
+    choice = state.choice = choose(analysis, rng)
     before = stored_floats(state.model)
-    masked = masked_copy(state.model, state.analysis, choice)
+    masked = masked_copy(state.model, analysis, choice)
     state.facts.add(Fact.CHOSEN)
     SliceUnits().run(state)
+    run_masked, run_sliced = evaluate(masked), evaluate(state.model)
     worst = 0.0
     for batch in (BATCH, 1):
         feeds = feeds_of(model, rng, batch)
-        worst = max(worst, difference(evaluate(masked, feeds), evaluate(state.model, feeds)))
+        worst = max(worst, difference(run_masked(feeds), run_sliced(feeds)))
     cut = 1 - stored_floats(state.model) / max(before, 1)
-    return Outcome(len(state.analysis.classes), choice.units, choice.removed, cut, worst)
+    return Outcome(len(analysis.classes), choice.units, choice.removed, cut, worst, len(analysis.opaque))
 
 
 def check_dead(
@@ -129,7 +137,7 @@ def check_dead(
 
     `removed` counts the units that were found dead, which are most of the zeroed ones.
     """
-    evaluate = evaluate or outputs_of
+    evaluate = evaluate or opened
     rng = np.random.default_rng(seed)
     state = analyzed(model, passes)
     assert state.analysis is not None
@@ -145,7 +153,8 @@ def check_dead(
         small.choice.units,
         small.choice.removed,
         cut,
-        difference(evaluate(masked, feeds), evaluate(small.model, feeds)),
+        difference(evaluate(masked)(feeds), evaluate(small.model)(feeds)),
+        len(small.analysis.opaque),
     )
 
 
@@ -173,13 +182,19 @@ def feeds_of(model: onnx.ModelProto, rng: np.random.Generator, batch: int = BATC
     return feeds
 
 
-def outputs_of(model: onnx.ModelProto | ir.Model, feeds: Feeds) -> list[NDArray[np.generic]]:
-    """Runs the model as it is written, without onnxruntime's rewriting."""
+def opened(model: onnx.ModelProto | ir.Model) -> Callable[[Feeds], Outputs]:
+    """Opens the model as it is written, without onnxruntime's rewriting."""
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    return list(run(open_session(source, optimize=False), dict(feeds)).values())
+    session = open_session(source, optimize=False)
+    return lambda feeds: list(run(session, feeds).values())
 
 
-def difference(left: list[NDArray[np.generic]], right: list[NDArray[np.generic]]) -> float:
+def outputs_of(model: onnx.ModelProto | ir.Model, feeds: Feeds) -> Outputs:
+    """Runs the model once, as it is written."""
+    return opened(model)(feeds)
+
+
+def difference(left: Outputs, right: Outputs) -> float:
     """The largest difference relative to the largest number of each output; infinite where shapes differ."""
     return max(map(_difference, left, right))
 

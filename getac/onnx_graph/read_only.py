@@ -25,12 +25,16 @@ def seal(model: ir.Model) -> None:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = sealed(value.const_value)
-    for node in model.graph.all_nodes():
-        for name, attribute in list(node.attributes.items()):
-            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                tensor = sealed(attribute.as_tensor())
-                if tensor is not attribute.value:
-                    node.attributes[name] = ir.AttrTensor(name, tensor, attribute.doc_string)
+        for node in graph:
+            seal_attributes(node)
+
+
+def seal_attributes(node: ir.Node) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+            tensor = sealed(attribute.as_tensor())
+            if tensor is not attribute.value:
+                node.attributes[name] = ir.AttrTensor(name, tensor, attribute.doc_string)
 
 
 def sealed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

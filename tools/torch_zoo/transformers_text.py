@@ -24,8 +24,8 @@ SIZES: dict[str, Any] = {
 NO_WORDS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
-def words() -> Tensor:
-    return torch.randint(0, WORDS, (BATCH, TOKENS))
+def words(tokens: int = TOKENS) -> Tensor:
+    return torch.randint(0, WORDS, (BATCH, tokens))
 
 
 def bert() -> Example:
@@ -54,8 +54,8 @@ def albert() -> Example:
     return Example(transformers.AlbertModel(config), (), {"input_ids": words()})
 
 
-def generator(model: nn.Module) -> Example:
-    return Example(model, (), {"input_ids": words(), "use_cache": False})
+def generator(model: nn.Module, tokens: int = TOKENS) -> Example:
+    return Example(model, (), {"input_ids": words(tokens), "use_cache": False})
 
 
 def gpt2() -> Example:
@@ -83,9 +83,10 @@ def mixtral() -> Example:
 
 
 def mamba() -> Example:
+    """Few tokens: its graph repeats the step from one to the next."""
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4}
     config = transformers.MambaConfig(vocab_size=WORDS, **sizes, **NO_WORDS)
-    return generator(transformers.MambaForCausalLM(config))
+    return generator(transformers.MambaForCausalLM(config), tokens=5)
 
 
 def t5() -> Example:
