@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from getac.onnx_graph.edit import add_initializer, array_of, set_input
+from getac.onnx_graph.edit import array_of, own_input, replace_tensor
 from getac.quantizer import Quantizer
 
 __all__ = ["Weights", "is_row", "read_weights", "set_normal_form"]
@@ -90,5 +90,4 @@ def set_normal_form(node: ir.Node, weights: Weights) -> None:
         node.attributes.pop(attribute, None)
     node.attributes["transB"] = ir.AttrInt64("transB", 1)
     if weights.bias is not None and node.inputs[2] is not None:
-        bias = add_initializer(node.graph, f"{node.inputs[2].name}.row", weights.bias)
-        set_input(node, 2, bias)
+        replace_tensor(own_input(node, 2), weights.bias)

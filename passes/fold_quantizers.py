@@ -136,9 +136,10 @@ def fold_stored(node: ir.Node, integers: ir.Value, between: list[ir.Node], state
     known = range_of(integers.dtype, between)
     around_zero, quantizer = centred(node, array_of(integers).astype(np.int64).clip(*known), known)
     dtype = ir.DataType.from_numpy(parameters(node)[0].dtype)
-    if output.name == float_name(str(integers.name)):  # which is free once the node is gone
+    named = next((x for x in (node.inputs[0], integers) if x and str(x.name).endswith(".int")), integers)
+    if output.name == float_name(str(named.name)):  # which is free once the node is gone
         output.name = unique_name(node.graph, f"{output.name}.dq")
-    stored = store(node.graph, integers, around_zero, quantizer, dtype)
+    stored = store(node.graph, named, around_zero, quantizer, dtype)
     if read_as(integers, between) is not ir.DataType.INT32:  # a bias takes the scale of its layer later
         state.quantizers[stored] = quantizer
     stored.meta.update(integers.meta)
@@ -241,16 +242,22 @@ def keep_cut(node: ir.Node, x: ir.Value, quantizer: Quantizer, state: State) -> 
 
 
 def put_in_place(node: ir.Node, new: ir.Node, quantizer: Quantizer, state: State) -> None:
-    """Replaces a pair by a node that carries its record, and gives its output the name of the pair's."""
+    """Replaces a pair by a node that carries its record."""
     graph, output, x = node_graph(node), node.outputs[0], new.inputs[0]
     assert x is not None
     new.name = unique_name(graph, f"{x.name}.quantized")
     graph.insert_before(node, new)
-    name = output.name
     new.outputs[0].type = x.type
     state.quantizers[new.outputs[0]] = quantizer
+    name = str(output.name)
     replace_and_remove(node, output, new.outputs[0])
-    new.outputs[0].name = name
+    new.outputs[0].name = unique_name(graph, name_of_cut(str(x.name), name))
+
+
+def name_of_cut(x: str, pair: str) -> str:
+    """That of the pair; of one that getac wrote for it, as it was: lowered again, names stay the same."""
+    own = pair.removesuffix(".dq")
+    return pair if own == x else own
 
 
 def replace_and_remove(node: ir.Node, old: ir.Value, new: ir.Value) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,12 +19,12 @@ import onnx_ir as ir
 
 from getac.kernels.integers import bias_integers, floored_steps
 from getac.layers import read_weights, set_normal_form
-from getac.onnx_graph.edit import array_of, set_input
+from getac.onnx_graph.edit import array_of, is_stored, set_input
 from getac.onnx_graph.finer_reading import read_finer
 from getac.onnx_graph.packing.ways import Target
 from getac.onnx_graph.packing.weights import pack_weights, target_of
 from getac.onnx_graph.qdq import barrier, dequantized_bias, dequantized_weight, quantize_activation
-from getac.onnx_graph.rearranging import rounded_by_pair
+from getac.onnx_graph.rearranging import moved_up_to, rounded_by_pair
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.placement.biases import Finer, IntegerBias, occupied
 from getac.placement.clipping import CLIPPING
@@ -106,8 +107,14 @@ def keep_apart(graph: ir.Graph, placement: Placement) -> None:
     """Puts copies where onnxruntime would make another layer, or another pair, of what stands there."""
     for node in list(graph):
         is_float_layer = node in placement.why_not and rounded_by_pair(node.inputs[0])
-        if is_float_layer or is_requantized(node) or is_transposed_gemm(node):
+        if is_float_layer or rounds_output(node) or is_requantized(node) or is_transposed_gemm(node):
             barrier(node, 0)
+
+
+def rounds_output(node: ir.Node) -> bool:
+    """Whether onnxruntime may move a QuantizeLinear up to a graph output."""
+    x = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+    return x is not None and any(one.is_graph_output() for one in moved_up_to(x))
 
 
 def lower_layer(node: ir.Node, state: State, form: IntegerBias | None) -> ir.Node:
@@ -187,8 +194,13 @@ def is_requantized(node: ir.Node) -> bool:
         producer = x.producer() if x is not None else None
     if producer is None or producer.op_type != "DequantizeLinear":
         return False
-    pairs = zip(producer.inputs[1:], node.inputs[1:], strict=True)
-    return not all(np.array_equal(array_of(one), array_of(other)) for one, other in pairs)
+    pairs = list(zip_longest(producer.inputs[1:], node.inputs[1:]))
+    return not all(one is other or equal_numbers(one, other) for one, other in pairs)
+
+
+def equal_numbers(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether two values are stored, and the same; an absent zero point counts as another one."""
+    return is_stored(one) and is_stored(other) and np.array_equal(array_of(one), array_of(other))
 
 
 def is_transposed_gemm(node: ir.Node) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.layers import Weights, read_weights, set_normal_form
-from getac.onnx_graph.edit import add_initializer, array_of, insert_after, is_stored
+from getac.onnx_graph.edit import add_initializer, array_of, insert_after, is_stored, replace_tensor
 from getac.onnx_graph.packing.ways import Target
 from getac.onnx_graph.packing.weights import target_of
 from getac.onnx_graph.qdq import keep_quantizers, new_node, store_integers, stored_weight
@@ -225,7 +225,8 @@ def split(node: ir.Node, weights: Weights, state: State) -> None:
     node.resize_inputs(2)
     if bias is None or weights.bias is None:
         return
-    row = add_initializer(graph, f"{bias.name}.row", weights.bias)
+    row = add_initializer(graph, str(bias.name), weights.bias) if bias.uses() else bias
+    replace_tensor(row, weights.bias)
     name = f"{node.outputs[0].name}.shifted"
     add = new_node(graph, "Add", [node.outputs[0], row], name, ir.DataType.FLOAT)
     insert_after(node, add)

@@ -22,7 +22,7 @@ from getac.onnx_graph.edit import (
     swap_output_name,
     unique_name,
 )
-from getac.onnx_graph.rearranging import MAY_BE_CROSSED, rearranges, rounded_by_pair
+from getac.onnx_graph.rearranging import may_be_crossed, moved_up_to, rearranges, rounded_by_pair
 from getac.quantizer import Quantizer
 
 __all__ = [
@@ -155,7 +155,7 @@ def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype
 
     A Sum on either side keeps onnxruntime from making anything else of the pair: quantizing a float layer
     next to it, or merging it with another pair. For more than 8 bits it has no kernels: there, only a layer
-    whose weights it would quantize, or another pair, are kept away.
+    whose weights it would quantize, another pair, and outputs are kept away.
 
     Args:
         quantizer: Per tensor, at most 16 bits.
@@ -163,9 +163,11 @@ def keep_quantizer(graph: ir.Graph, value: ir.Value, quantizer: Quantizer, dtype
     """
     name, wide = value.name or "value", quantizer.bits > 8
     chain: list[ir.Node] = []
-    if not wide or rounded_by_pair(value):
+    above = [value, *moved_up_to(value)]
+    if not wide or any(map(rounded_by_pair, above)) or any(one.is_graph_output() for one in above[1:]):
         chain.append(new_node(graph, "Sum", [value], f"{name}.before", dtype))
-    chain += quantizer_nodes(graph, chain[-1].outputs[0] if chain else value, quantizer, dtype)
+    source = chain[-1].outputs[0] if chain else value
+    chain += quantizer_nodes(graph, source, quantizer, dtype, name=name)
     if not wide or is_read_by_layer(value):
         chain.append(new_node(graph, "Sum", [chain[-1].outputs[0]], f"{name}.after", dtype))
     replace_uses(graph, value, chain)
@@ -175,7 +177,7 @@ def is_read_by_layer(value: ir.Value) -> bool:
     """Whether onnxruntime may move a pair behind a value up to a layer whose weights it quantizes itself."""
     return any(
         user.op_type in ("Conv", "ConvTranspose", "Gemm")
-        or (user.op_type in MAY_BE_CROSSED and any(map(is_read_by_layer, user.outputs)))
+        or (may_be_crossed(user) and any(map(is_read_by_layer, user.outputs)))
         for user, _ in value.uses()
     )
 
@@ -186,15 +188,17 @@ def quantizer_nodes(
     quantizer: Quantizer,
     dtype: ir.DataType,
     storage: Storage | None = None,
+    name: str | None = None,
 ) -> list[ir.Node]:
     """Q, a cut of the integers where the lattice does not fill their type, and DQ; not yet in the graph.
 
     Args:
         dtype: The value's type, and that of the scales.
         storage: By default `Storage.unsigned`.
+        name: What the names begin with; by default the value's.
     """
     storage = storage or Storage.unsigned(quantizer)
-    name = value.name or "value"
+    name = name or value.name or "value"
     parameters = scale_and_zero(graph, name, quantizer, dtype, storage)
     rounded = new_node(
         graph, "QuantizeLinear", [value, *parameters], f"{name}.q", storage.integer, **along(quantizer)

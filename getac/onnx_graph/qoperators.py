@@ -61,8 +61,7 @@ class Expansion:
             raise Refused("an activation with a scale per channel")
         attributes = {} if size == 1 or axis is None else {"axis": axis}
         inputs = [x, self.flat(scale, size), *([] if zero is None else [self.flat(zero, size)])]
-        wish = None if is_stored(x) else float_name(str(x.name))  # what is stored becomes another tensor
-        return self.add("DequantizeLinear", inputs, attributes, wish)
+        return self.add("DequantizeLinear", inputs, attributes, f"{float_name(str(x.name))}.dq")
 
     def quantize(self, x: ir.Value, index: int) -> ir.Value:
         """The integers of a result, by the scale and zero point among the inputs."""

@@ -6,9 +6,18 @@ negative never is either. (`getac.rules.picking` says it of the rules, for both 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
-__all__ = ["MAY_BE_CROSSED", "REARRANGING", "is_moved_across", "rearranges", "rounded_by_pair"]
+__all__ = [
+    "REARRANGING",
+    "is_moved_across",
+    "may_be_crossed",
+    "moved_up_to",
+    "rearranges",
+    "rounded_by_pair",
+]
 
 REARRANGING = frozenset(
     (
@@ -35,13 +44,31 @@ def is_moved_across(node: ir.Node) -> bool:
     return node.op_type in MOVED_ACROSS and node.domain in ("", "ai.onnx")
 
 
+def may_be_crossed(node: ir.Node) -> bool:
+    return node.op_type in MAY_BE_CROSSED and node.domain in ("", "ai.onnx")
+
+
 def rounded_by_pair(value: ir.Value | None) -> bool:
     """Whether a value is what a DequantizeLinear makes, as it is or moved about."""
     node = None if value is None else value.producer()
     if node is None:
         return False
-    crossed = node.op_type in MAY_BE_CROSSED and rounded_by_pair(node.inputs[0])
+    crossed = may_be_crossed(node) and rounded_by_pair(node.inputs[0])
     return crossed or node.op_type == "DequantizeLinear"
+
+
+def moved_up_to(value: ir.Value) -> Iterator[ir.Value]:
+    """What a QuantizeLinear behind a value may be moved up to; clipping in front of it is taken away.
+
+    onnxruntime does so although these are graph outputs (1.31, across a Transpose), and rounds them.
+    """
+    node = value.producer()
+    while node is not None and (may_be_crossed(node) or node.op_type in ("Relu", "Clip")):
+        x = node.inputs[0]
+        if x is None:
+            return
+        yield x
+        node = x.producer()
 
 
 def rearranges(node: ir.Node) -> bool:

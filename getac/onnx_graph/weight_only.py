@@ -23,7 +23,7 @@ from getac.kernels.weight_ranges import factored
 from getac.onnx_graph.edit import Array, add_initializer, insert_after, is_stored
 from getac.onnx_graph.integer_lattice import RANGES
 from getac.onnx_graph.qdq import barrier, cast, new_node, scaled_weight, stored_integers
-from getac.onnx_graph.rearranging import MAY_BE_CROSSED, rounded_by_pair
+from getac.onnx_graph.rearranging import may_be_crossed, rounded_by_pair
 from getac.quantizer import Quantizer
 
 __all__ = [
@@ -245,8 +245,7 @@ def keep_from_integers(layer: ir.Node) -> None:
 def is_quantized(value: ir.Value) -> bool:
     """Whether a value is rounded as it is, or rearranged."""
     return any(
-        user.op_type == "QuantizeLinear"
-        or (user.op_type in MAY_BE_CROSSED and any(map(is_quantized, user.outputs)))
+        user.op_type == "QuantizeLinear" or (may_be_crossed(user) and any(map(is_quantized, user.outputs)))
         for user in value.consumers()
     )
 

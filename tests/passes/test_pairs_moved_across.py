@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+import getac
 from getac.data.calibration import CalibrationData
 from getac.executed import executed_kernels
 from getac.onnx_graph.edit import array_of
 from getac.onnx_graph.qdq import ROUNDED, keep_quantizers
+from getac.onnx_graph.read import read_model
 from getac.onnx_graph.signature import signature_of
 from getac.passes import Calibrate, LowerIntegers, QuantizeWeights, RemoveDead
 from getac.pipeline import Fact, Pipeline, State
 from getac.quantizer import Quantizer
 from getac.runtime import open_session, run
+from tools.onnx_text import model_of
 
 F32 = np.float32
 RNG = np.random.default_rng(0)
@@ -111,3 +115,61 @@ def test_what_is_on_its_lattice_by_itself_is_not_rounded(build):
     b.meta[ROUNDED] = RECORD
     keep_quantizers(model.graph, {b: RECORD}, lambda value: ir.DataType.FLOAT)
     assert count(model, "QuantizeLinear") == 0
+
+
+# ---- outputs that onnxruntime would round ----
+
+
+def lowered_file(tmp_path, body, outputs, numbers=None, **options):
+    x = np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(F32) * 3
+    source = model_of(body, {"x": x.shape}, numbers or {}, outputs=outputs)
+    path = tmp_path / "lowered.onnx"
+    getac.lower(source, path, bench=False, **options)
+    return source, path, x
+
+
+def assert_same_outputs(source, path, x, **tolerance):
+    expected = run(open_session(source.SerializeToString(), optimize=False), {"x": x})
+    for optimize in (False, True):
+        found = run(open_session(path, optimize=optimize), {"x": x})
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, **tolerance, err_msg=f"{name}, {optimize=}")
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_an_output_is_not_rounded_by_a_wide_pair_behind_a_transpose(tmp_path, clipped):
+    """onnxruntime would move the QuantizeLinear across both, the Transpose and the output."""
+    body = (
+        "a = Mul(x, x)  t = Transpose<perm=[0,1,3,2]>(a)  q = QuantizeLinear(t, s, z)"
+        "  d = DequantizeLinear(q, s, z)  y = Sin(d)"
+    )
+    numbers = {"s": np.asarray(F32(1e-4)), "z": np.asarray(np.uint16(0 if clipped else 2**15))}
+    source, path, x = lowered_file(tmp_path, body, ["a", "y"], numbers)
+    assert_same_outputs(source, path, x, atol=1e-5)
+
+
+def test_an_output_is_not_rounded_by_the_pair_of_a_layer(tmp_path):
+    body = "a = Mul(x, x)  t = Transpose<perm=[0,1,3,2]>(a)  y = Conv(t, w)"
+    weight = np.random.default_rng(1).normal(size=(4, 4, 1, 1)).astype(F32)
+    samples = np.random.default_rng(2).uniform(-1, 1, (8, 4, 6, 6)).astype(F32)  # a tenth of what comes
+    source, path, x = lowered_file(tmp_path, body, ["a", "y"], {"w": weight}, calibration={"x": samples})
+    expected = run(open_session(source.SerializeToString(), optimize=False), {"x": x})["a"]
+    np.testing.assert_allclose(run(open_session(path), {"x": x})["a"], expected, rtol=1e-6)
+    kernels = {node.op_type for node in executed_kernels(read_model(path))}
+    assert "QLinearConv" in kernels
+
+
+def test_lowered_again_names_and_sizes_stay(tmp_path):
+    body = (
+        "h = Gemm(x, w, b)  r = Relu(h)  q = QuantizeLinear(r, s, z)  d = DequantizeLinear(q, s, z)"
+        "  p = QuantizeLinear(x, s, m)  e = DequantizeLinear(p, s, m)  k = Gemm(d, v, b)  y = Add(k, e)"
+    )
+    numbers = {"w": NUMBERS["w"], "v": NUMBERS["v"], "b": RNG.normal(size=16).astype(F32)}
+    numbers |= {"s": np.asarray(F32(0.05)), "z": np.asarray(np.uint8(0)), "m": np.asarray(np.uint8(128))}
+    files = [tmp_path / f"{index}.onnx" for index in range(3)]
+    source = model_of(body, {"x": (8, 16)}, numbers)
+    for model, path in zip([source, *files], files, strict=False):
+        getac.lower(model, path, bench=False, calibration={"x": X})
+    names = [[value for node in onnx.load(path).graph.node for value in node.output] for path in files]
+    assert names[0] == names[1] == names[2]
+    assert len({path.stat().st_size for path in files}) == 1
