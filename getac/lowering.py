@@ -223,7 +223,7 @@ def not_verified(verification: Verification, misfits: bool) -> VerificationError
     return VerificationError(
         "the result does not compute what the model computes; nothing was written",
         where=f"the first value that departs: {verification.departure}",
-        found="; ".join(verification.failures),
+        found="; ".join([*verification.failures, *verification.notes]),
         hint="--calibration measures the ranges of this model; --force writes it all the same"
         if misfits
         else "--force writes it all the same; --report FILE has all the numbers",

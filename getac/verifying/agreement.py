@@ -15,10 +15,12 @@ import onnx_ir as ir
 
 from getac.errors import VerificationError
 from getac.runtime import open_session, run
+from getac.verifying.dependence import computed_values, sources
 from getac.verifying.differences import Difference, difference
 
 __all__ = [
     "BOUNDS",
+    "NOT_FUSED",
     "Agreement",
     "Departure",
     "check_file_format",
@@ -73,6 +75,11 @@ class Bounds:
 
 BOUNDS = Bounds()
 
+NOT_FUSED = (
+    "as they are written the graphs agree: it is onnxruntime's own optimisation that makes the difference"
+)
+"""What is said where outputs depart under that optimisation, and nothing does without it."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -119,29 +126,6 @@ def relative_bound(model: ir.Model, output: str | None = None) -> float:
     return max(bounds, default=BOUNDS.sliced_relative[ir.DataType.FLOAT])
 
 
-def sources(graph: ir.Graph, output: str | None) -> tuple[set[ir.Node], set[ir.Value]]:
-    """The nodes and values that go into a value of this name, itself included; None: into any output."""
-    known = {value.name: value for node in graph for value in node.outputs}
-    pending = [known[output]] if output in known else list(graph.outputs)
-    nodes: set[ir.Node] = set()
-    values = set(pending)
-    while pending:
-        node = pending.pop().producer()
-        if node is None or node in nodes:
-            continue
-        inside = [one for inner in subgraphs_of(node) for one in inner.all_nodes()]
-        nodes.update([node, *inside])
-        read = {value for one in [node, *inside] for value in one.inputs if value is not None}
-        pending += read - values
-        values |= read
-    return nodes, values
-
-
-def subgraphs_of(node: ir.Node) -> list[ir.Graph]:
-    attributes = node.attributes.values()
-    return [one.as_graph() for one in attributes if one.type == ir.AttributeType.GRAPH and not one.is_ref()]
-
-
 def compare_outputs(expected: Sequence[Batch], found: Sequence[Batch]) -> list[Agreement]:
     return [
         agreement(name, [batch[name] for batch in expected], [batch[name] for batch in found])
@@ -173,6 +157,8 @@ def first_departure(
     keep: KeepMasks | None = None,
 ) -> Departure | None:
     """The first value that both models compute and that departs, on the first batch where one does.
+
+    Both run as they are written. None: nothing departs in them, outputs included.
 
     Args:
         departs: Which agreements are none.
@@ -207,10 +193,11 @@ def is_numeric(array: object) -> bool:
 
 
 def common_values(reference: ir.Model, result: ir.Model) -> list[str]:
-    """Values of the reference, in order, that the result computes under the same name."""
+    """Values of the reference, in order, that the result computes under the same name; no weights."""
     others = {value.name for node in result.graph for value in node.outputs}
-    ordered = [value for node in reference.graph for value in node.outputs]
-    return [value.name for value in ordered if value.name and value.name in others]
+    others.update(value.name for value in result.graph.outputs)
+    ordered = [*computed_values(reference.graph), *reference.graph.outputs]
+    return list(dict.fromkeys(value.name for value in ordered if value.name and value.name in others))
 
 
 def check_file_format(model: ir.Model) -> None:

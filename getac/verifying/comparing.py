@@ -21,7 +21,7 @@ from getac.errors import BadInputError, OptionError
 from getac.onnx_graph.model_file import ModelFile, ModelSource
 from getac.onnx_graph.read import load
 from getac.onnx_graph.shapes import infer_shapes
-from getac.verifying.agreement import BOUNDS, relative_bound
+from getac.verifying.agreement import BOUNDS, NOT_FUSED, relative_bound
 from getac.verifying.comparison import Comparison, FirstDeparture, InputAgreement, ValueComparison
 from getac.verifying.differences import Difference
 from getac.verifying.matching import (
@@ -39,10 +39,6 @@ from getac.verifying.same_signature import common_signature
 from getac.verifying.verify import samples_in
 
 __all__ = ["compare"]
-
-NOT_FUSED = (
-    "as they are written the graphs agree: it is onnxruntime's own optimisation that makes the difference"
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def compare(
         reference: A path or model of ONNX that is right.
         result: A path or model of ONNX that is judged, with the same inputs and outputs.
         data: An .npz with one array per input, a folder of them, or arrays in memory; random without.
-        all_values: Whether to compare every value that both graphs have by name.
+        all_values: Whether to compare every value that both graphs compute from their inputs, by name.
         tolerance: The bound on max |a - b| / max |a|; "auto": 1e-4, more for half precision (5e-3, 3e-2 for
             bfloat16), and 0.1 where either model is quantized.
         batch: The size of an open first dimension; None: 8 with data, 4 without.

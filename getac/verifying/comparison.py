@@ -106,7 +106,7 @@ class Comparison:
         result: The model that is judged, run as onnxruntime optimises it.
         outputs: Every output.
         values: Every value inside that both graphs have, both run as they are written; in the order of the
-            reference, and only if asked for.
+            reference, without weights, and only if asked for.
         skipped: Values that both graphs have, but not comparably: other shapes, or no numbers.
         tolerance: The bound on `relative`; it holds for outputs, and tells which value inside departs first.
         samples: How many samples were compared.

@@ -1,7 +1,8 @@
 """Which values of two graphs are to be compared, and what is known of them without running anything.
 
-Values are matched by name. An integer value stands for what a DequantizeLinear makes of it; a value that the
-other graph has only quantized is found under the name that lowering gives it, `NAME.dq`.
+Values are matched by name; weights are left out (`getac.verifying.dependence`). An integer value stands for
+what a DequantizeLinear makes of it; a value that the other graph has only quantized is found under the name
+that lowering gives it, `NAME.dq`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from getac.data.calibration import Batch
+from getac.verifying.dependence import computed_values
 
 __all__ = [
     "Pair",
@@ -61,10 +63,10 @@ def output_pairs(reference: ir.Model, result: ir.Model) -> list[Pair]:
 
 
 def common_pairs(reference: ir.Model, result: ir.Model) -> list[Pair]:
-    """The computed values that both main graphs have, in the order of the reference, each once."""
+    """The computed values that both main graphs have, in order, each once; no weights."""
     theirs = {value.name: value for value in computed(result)}
     pairs: dict[tuple[ir.Value, ir.Value], Pair] = {}
-    for value in computed(reference):
+    for value in computed_values(reference.graph):
         found = theirs.get(value.name) or theirs.get(f"{value.name}.dq")
         if found is not None:
             ends = dequantized(value), dequantized(found)

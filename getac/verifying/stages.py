@@ -41,6 +41,8 @@ class Stage:
         floor: See `negligible`.
         models: The reference and the result, to look for the first value that departs.
         keep: As in `Models`, where the result has lost units.
+        as_written: The comparison that looks for it instead, with its own bound, where this one compares a
+            graph with itself.
         pieces: Compares models that round alike piece by piece; asked where outputs depart, which they may.
     """
 
@@ -50,6 +52,7 @@ class Stage:
     floor: float
     models: tuple[ir.Model, ir.Model] | None = None
     keep: Callable[[], KeepMasks] = dict
+    as_written: Stage | None = None
     pieces: Callable[[], Sequence[Agreement]] | None = None
 
     @cached_property
@@ -65,8 +68,11 @@ class Stage:
         return self.departs(one) and not negligible(one, self.floor)
 
     def departure(self, batches: Sequence[Batch]) -> Departure | None:
+        """The first value inside that departs, the models run as they are written."""
         if self.pieces is not None:
             return Departure(self.failing[0].output, self.failing[0].relative)
+        if self.as_written is not None:
+            return self.as_written.departure(batches)
         if self.models is None:
             return None
         return first_departure(*self.models, batches, self.counts, self.keep())
@@ -86,11 +92,14 @@ def negligible(one: Agreement, floor: float) -> bool:
 def stages_in_floats(found: Verification, models: Models, floor: float) -> list[Stage]:
     """The comparisons that count, in order."""
     pair = (models.original, models.folded)
+    lowered = noise_stage(
+        "lowered", found.lowered, BOUNDS.lowered_sqnr, floor, (models.sliced, models.lowered)
+    )
     return [
         noise_stage("folded", found.folded, BOUNDS.folded_sqnr, floor, pair),
         slicing_stage(found.sliced, floor, models),
-        noise_stage("lowered", found.lowered, BOUNDS.lowered_sqnr, floor, (models.sliced, models.lowered)),
-        noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor),
+        lowered,
+        kernels_stage(found, floor, lowered),
     ]
 
 
@@ -105,13 +114,13 @@ def stages_that_round(
         masked,
         pieces=lambda: compare_pieces(running.reference, running.sliced, records, batches, models.keep()),
     )
-    pair = (running.sliced, models.lowered)
+    lowered = lowered_stage(found, floor, (running.sliced, models.lowered))
     return [
         *recognized_stages(found, models, running, batches, floor),
         slicing_stage(found.sliced, floor, models),
         masked,
-        lowered_stage(found, floor, pair),
-        noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor),
+        lowered,
+        kernels_stage(found, floor, lowered),
     ]
 
 
@@ -175,6 +184,11 @@ def lowered_stage(found: Verification, floor: float, models: tuple[ir.Model, ir.
         )
 
     return replace(stage, failure=failure)
+
+
+def kernels_stage(found: Verification, floor: float, lowered: Stage) -> Stage:
+    """What onnxruntime's optimisation makes of the result."""
+    return replace(noise_stage("kernels", found.kernels, BOUNDS.kernels_sqnr, floor), as_written=lowered)
 
 
 def noise(one: Agreement) -> float:

@@ -53,6 +53,7 @@ class Verification:
         generated: Whether they are random, for want of data.
         failures: What is outside its bound; empty if the result is verified.
         departure: The first value that departs, where something does.
+        notes: What a reader of the failures should know.
     """
 
     folded: Sequence[Agreement]
@@ -66,6 +67,7 @@ class Verification:
     generated: bool
     failures: Sequence[str]
     departure: Departure | None
+    notes: Sequence[str] = ()
 
     @property
     def passed(self) -> bool:

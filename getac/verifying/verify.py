@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from getac.runtime import open_session, run
-from getac.verifying.agreement import Batch, Departure, compare_outputs
+from getac.verifying.agreement import NOT_FUSED, Batch, Departure, compare_outputs
 from getac.verifying.recorded import Running
 from getac.verifying.stages import Stage, stages_in_floats, stages_that_round
 from getac.verifying.verification import Models, Verification
@@ -101,10 +101,9 @@ def judged(found: Verification, stages: Sequence[Stage], batches: Sequence[Batch
     failed = [stage for stage in stages if stage.failures()]
     if not failed:
         return found
+    found = replace(found, failures=tuple(f for stage in failed for f in stage.failures()))
     departure = failed[0].departure(batches)
-    if departure is None:
-        worst = max((one for stage in failed for one in stage.agreements), key=lambda one: one.relative)
-        departure = Departure(worst.output, worst.relative)
-    return replace(
-        found, failures=tuple(f for stage in failed for f in stage.failures()), departure=departure
-    )
+    if departure is not None:
+        return replace(found, departure=departure)
+    worst = max((one for stage in failed for one in stage.failing), key=lambda one: one.relative)
+    return replace(found, departure=Departure(worst.output, worst.relative), notes=(NOT_FUSED,))

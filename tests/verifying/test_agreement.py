@@ -14,10 +14,12 @@ from getac.verifying.agreement import (
     BOUNDS,
     agreement,
     check_file_format,
+    common_values,
     compare_outputs,
     first_departure,
     relative_bound,
 )
+from getac.verifying.dependence import computed_values
 
 F32 = np.float32
 
@@ -102,6 +104,55 @@ def test_the_first_departure_in_the_order_of_the_graph(build):
     assert found is not None and found.value == "c" and found.relative == pytest.approx(0.5 / 3)
     assert str(found) == "c (relative difference 0.17)"
     assert first_departure(reference, reference, [batch], departs) is None
+
+
+RESTORED = {
+    "quantized": "v = DequantizeLinear(w, scale)",
+    "transposed": "u = DequantizeLinear(w, scale) v = Transpose<perm = [1, 0]>(u)",
+    "cast and scaled": "u = Cast<to = 1>(w) v = Mul(u, scale)",
+}
+
+
+@pytest.mark.parametrize("how", RESTORED)
+def test_a_weight_in_another_layout_is_no_departure(build, how):
+    """A square one, so that not even its shape tells; what is wrong with it shows in what reads it."""
+    w = np.random.default_rng(0).integers(-99, 99, (4, 4)).astype(np.int8)
+    texts = [
+        f"(float[N,4] x) => (float[N,4] y) {{ a = Relu(x) {RESTORED[how]} h = {product} y = Relu(h) }}"
+        for product in ("MatMul(a, v)", "Gemm<transB = 1>(a, v)")
+    ]
+    reference, wrong = (build(texts[0], w=one, scale=F32(0.1)) for one in (w, -w))
+    laid_out, wrong_too = (build(texts[1], w=one.T.copy(), scale=F32(0.1)) for one in (w, -w))
+    batch = {"x": np.ones((2, 4), F32)}
+    assert common_values(reference, laid_out) == ["a", "h", "y"]
+    assert first_departure(reference, laid_out, [batch], departs) is None
+    for result in (wrong, wrong_too):
+        assert first_departure(reference, result, [batch], departs).value == "h"
+
+
+def test_outputs_are_compared_whatever_they_depend_on(build):
+    text = "(float[N,2] x) => (float[N,2] y, float[2] k) {{ {} y = Mul(x, k) }}"
+    reference = build(text.format("k = Neg(s)"), s=np.ones(2, F32))
+    for result in (
+        build(text.format("k = Neg(s)"), s=np.full(2, 2, F32)),
+        build(text.format("k = Identity(s)"), s=np.ones(2, F32)),
+    ):
+        assert first_departure(reference, result, [{"x": np.zeros((1, 2), F32)}], departs).value == "k"
+
+
+def test_what_depends_on_inputs_by_a_subgraph_or_on_chance_is_no_weight(build):
+    text = """(float[2] x, bool c) => (float[2] y) {
+        k = Neg(s)
+        h = If(c) <then_branch = t () => (float[2] p) { p = Relu(x) },
+                   else_branch = e () => (float[2] q) { q = Relu(k) }>
+        r = RandomNormal<shape = [2]>()
+        v = If(always) <then_branch = t () => (float[2] p2) { p2 = Neg(k) },
+                        else_branch = e () => (float[2] q2) { q2 = Relu(k) }>
+        z = Sum(h, r, v)
+        y = Relu(z)
+    }"""
+    graph = build(text, s=np.ones(2, F32), always=np.array(True)).graph
+    assert [value.name for value in computed_values(graph)] == ["h", "r", "z", "y"]
 
 
 def test_the_batch_is_the_one_that_departs(build):

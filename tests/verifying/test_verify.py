@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from getac.lowering import not_verified
+from getac.verifying.agreement import NOT_FUSED
 from getac.verifying.recorded import Recorded, Rounded
 from getac.verifying.verification import Models
 from getac.verifying.verify import verify
@@ -189,6 +191,27 @@ def test_onnxruntimes_own_fusions_are_checked(build):
     found = verify(models, [{"x": rng.normal(size=(4, 16)).astype(F32)}], generated=True)
     assert any(failure.startswith("kernels: output y has an SQNR of") for failure in found.failures)
     assert found.departure.value == "y" and found.generated
+    assert found.notes == (NOT_FUSED,)
+    refusal = not_verified(found, misfits=False)
+    assert refusal.found.endswith(f"; {NOT_FUSED}") and "departs: y (" in refusal.where
+
+
+def test_a_difference_in_the_graph_is_not_put_down_to_onnxruntime(check, build):
+    assert check().notes == () == check(lowered=net(build, s=-2)).notes
+
+
+def test_no_weight_is_named_where_its_layout_changed(check, build):
+    """The square weight of a MatMul keeps its name where it becomes that of a Gemm, and lies transposed."""
+    text = "(float[N,4] x) => (float[N,4] y) {{ v = DequantizeLinear(w, s) \n h = {} \n y = Neg(h) }}"
+    w = np.random.default_rng(0).integers(-99, 99, (4, 4)).astype(np.int8)
+    model = build(text.format("MatMul(x, v)"), w=w, s=F32(0.1))
+    laid_out, wrong = (
+        build(text.format("Gemm<transB = 1>(x, v)"), w=one.T.copy(), s=F32(0.1)) for one in (w, -w)
+    )
+    stages = dict.fromkeys(("original", "folded", "reference", "sliced"), model)
+    for rounded in (None, quantized(model)):
+        assert check(rounded, **stages, lowered=laid_out).passed
+        assert check(rounded, **stages, lowered=wrong).departure.value == "h"
 
 
 def test_a_scalar_input_is_one_sample(build):

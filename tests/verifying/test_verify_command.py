@@ -14,7 +14,8 @@ from onnx import numpy_helper
 import getac
 from getac.errors import BadInputError, CalibrationError, OptionError
 from getac.verifying import paired_runs
-from getac.verifying.comparing import NOT_FUSED, bound_for
+from getac.verifying.agreement import NOT_FUSED
+from getac.verifying.comparing import bound_for
 from getac.verifying.matching import common_pairs, in_groups, output_pairs, rounded_from, step_of
 
 CHAIN = "(float[N, 4] x) => (float[N, 4] y) { a = Mul(x, p)  b = Relu(a)  c = Add(b, q)  y = Mul(c, r) }"
@@ -128,6 +129,20 @@ def test_an_integer_stands_for_what_dequantizes_it(build):
     assert {pair.name: pair.found.name for pair in common_pairs(a, b)} == {"a": "a", "n": "n.dq", "y": "y"}
     assert [pair.name for pair in output_pairs(a, b)] == ["y"]
     assert rounded_from(b.graph[2].outputs[0]).name == "a" == rounded_from(b.graph[0].outputs[0]).name
+
+
+def test_weights_are_not_compared_by_name(build):
+    """A square weight may lie transposed: what reads it departs where it is wrong, and nothing else does."""
+    text = "(float[N, 4] x) => (float[N, 4] y) {{ v = DequantizeLinear(w, s) h = {} y = Neg(h) }}"
+    w = np.random.default_rng(0).integers(-99, 99, (4, 4)).astype(np.int8)
+    a = build(text.format("MatMul(x, v)"), w=w, s=np.float32(0.1))
+    b, wrong = (
+        build(text.format("Gemm<transB = 1>(x, v)"), w=one.T.copy(), s=np.float32(0.1)) for one in (w, -w)
+    )
+    found = getac.compare(a, b, all_values=True)
+    assert found.passed and found.departure is None and [one.name for one in found.values] == ["h", "y"]
+    first = getac.compare(a, wrong, all_values=True).departure
+    assert first.value == "h" and [one.name for one in first.inputs] == ["x"]
 
 
 def test_values_of_other_shapes_are_skipped(folder):
