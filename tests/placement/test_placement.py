@@ -308,3 +308,10 @@ def test_without_data_but_with_all_quantizers_everything_runs_on_integers(build)
     model = build(CONVOLUTIONS, **WEIGHTS)
     records = {"x": signed(), "b": unsigned(), "c": signed(), "d": signed(), "y": signed()}
     assert placed(model, records, calibrated=False)[0] == {"conv_0", "conv_2", "add_3", "conv_4"}
+
+
+@pytest.mark.parametrize(("step", "on_integers"), [(1 / 255, True), (1 / 256, True), (1 / 1024, False)])
+def test_a_softmax_stays_in_floats_where_its_lattice_ends_below_one(build, step, on_integers):
+    model = build("(float[2,8] x) => (float[2,8] y) { a = Softmax(x) \n y = MatMul(a, w) }", w=normal(8, 8))
+    integer, *_ = placed(model, {"x": signed(), "a": unsigned(step), "w": signed()})
+    assert ("softmax_0" in integer) is on_integers
