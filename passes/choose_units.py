@@ -20,12 +20,11 @@ import numpy.typing as npt
 from getac.axes.analysis import Analysis, PruningClass
 from getac.axes.axis import Axis, Mask
 from getac.axes.slabs import Contraction, find_contractions
-from getac.errors import OptionError
 from getac.kernels.saliency import squares_along, sum_by_unit
 from getac.pipeline import Fact, Refusal, State
 from getac.placement.alignment import allowed_counts, unit_multiples
 from getac.units.bundles import Bundling, bundles_of
-from getac.units.choice import Choice
+from getac.units.choice import Choice, check_options
 from getac.units.dead_units import bias_folds, removable_units
 from getac.units.unit_blocks import Blocks, pick, whole_bundles
 
@@ -57,14 +56,7 @@ class ChooseUnits:
     keeps: ClassVar[frozenset[Fact]] = frozenset(Fact)
 
     def __post_init__(self) -> None:
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise OptionError(
-                "the sparsity is the share of units to remove",
-                required="a number in [0, 1), or auto",
-                found=str(self.sparsity),
-            )
-        if self.align is not None and self.align < 1:
-            raise OptionError("the alignment must be a positive multiple", found=str(self.align))
+        check_options(self.sparsity, self.align)
 
     def run(self, state: State) -> None:
         analysis = state.analysis

@@ -25,7 +25,7 @@ from getac.onnx_graph.slicing import OnnxEditor
 from getac.pipeline import Effect, Fact, Refusal, State
 from getac.slicing import cut_units
 from getac.units.bundles import CUT
-from getac.units.choice import BiasFold, Choice
+from getac.units.choice import BiasFold, Choice, check_options
 
 __all__ = ["SliceUnits"]
 
@@ -42,7 +42,8 @@ class SliceUnits:
         align: Likewise, the multiple that channel counts are kept at.
 
     Raises:
-        OptionError: `sparsity` or `align` is given and the choice has been made by somebody else.
+        OptionError: An option is outside its domain; or, from `run`, one is given and the choice has been
+            made by somebody else.
     """
 
     sparsity: float | None = None
@@ -53,6 +54,9 @@ class SliceUnits:
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.SLICED})
     keeps: ClassVar[frozenset[Fact]] = frozenset({Fact.QUANTIZERS_FOLDED, Fact.BATCH_NORMS_FOLDED})
     effect: ClassVar[Effect] = Effect.REMOVES
+
+    def __post_init__(self) -> None:
+        check_options(self.sparsity, self.align)
 
     def run(self, state: State) -> None:
         self.check(state)

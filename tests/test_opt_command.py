@@ -324,6 +324,10 @@ def test_reduce_with_nothing_to_reduce(opt, folder):
         (("m.onnx", "-p", "fold-everything"), ["there is no pass fold-everything", "fold-quantizers"]),
         (("m.onnx", "-p", "slice-units{"), ["this is not a pipeline", "<here>"]),
         (("m.onnx", "-p", "slice-units{share=1}"), ["no option share", "sparsity: float|none=none"]),
+        (
+            ("m.onnx", "-p", "slice-units{sparsity=2}"),
+            ["share of units", "where     slice-units{sparsity=2}\n"],
+        ),
         (("m.onnx", "-p", "slice-units"), ["slice-units cannot run here", "units to remove are chosen"]),
         (("m.onnx", "-p", "lower-integers{target=gpu}"), ["target has a value of another type"]),
         (("m.onnx", "-p", "replay-units"), ["needs options", "plan"]),

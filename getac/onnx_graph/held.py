@@ -75,8 +75,11 @@ def check_levels(levels: Quantizer, answers: Answers) -> None:
     """Holds the values of a function to levels: rounding them again changes none.
 
     Raises:
-        Misfit: It changes some.
+        Misfit: It changes some, or one is no number, such as the inf - inf of outliers: none to round.
     """
+    lost = answers.points[np.isnan(answers.values)]
+    if lost.size:
+        raise Misfit(f"it is not a number everywhere: not at {lost[0]:.6g}")
     what = "its values are not all on its levels"
     compare(answers, levels.quantize(answers.values), what, loses_outliers(levels, answers))
 

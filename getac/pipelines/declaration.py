@@ -87,7 +87,8 @@ def make_pass(kind: type[T], spec: PassSpec) -> T:
         )
     try:
         return kind(**values)
-    except GetacError:
+    except GetacError as error:
+        error.where = error.where or str(spec)  # its own words may fit several passes
         raise
     except Exception as error:  # the checks of anybody's pass
         raise OptionError(

@@ -17,6 +17,8 @@ from getac.verifying.agreement import Agreement, Batch, KeepMasks, compare_outpu
 
 __all__ = ["Check", "EachVerified"]
 
+REDUCE = "getac opt --reduce FILE writes the smallest part of the model that still departs"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -139,7 +141,7 @@ class EachVerified(Watcher):
             found=f"output {worst.output}: {worst.sqnr_db:.1f} dB, relative difference {worst.relative:.2g}"
             if worst.finite
             else f"output {worst.output} is NaN or infinite where it was not, or has another shape",
-            hint="getac opt --reduce FILE writes the smallest part of the model that still departs",
+            hint=REDUCE if isinstance(state.program, ir.Model) else None,
         )
 
 

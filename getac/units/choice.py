@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from getac.axes.axis import Axis, Mask
+from getac.errors import OptionError
 from getac.rules.base import Floats
 from getac.view import NodeView
 
-__all__ = ["BiasFold", "Choice"]
+__all__ = ["BiasFold", "Choice", "check_options"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,15 @@ class Choice:
     @property
     def sparsity(self) -> float:
         return self.removed / self.units if self.units else 0.0
+
+
+def check_options(sparsity: float | None, align: int | None) -> None:
+    """Raises OptionError where no choice can be asked for so."""
+    if sparsity is not None and not 0 <= sparsity < 1:
+        raise OptionError(
+            "the sparsity is the share of units to remove",
+            required="a number in [0, 1), or auto",
+            found=str(sparsity),
+        )
+    if align is not None and align < 1:
+        raise OptionError("the alignment must be a positive multiple", found=str(align))

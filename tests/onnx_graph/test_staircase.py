@@ -81,6 +81,19 @@ def test_levels_hold_for_outliers_too():
         check_levels(levels, answers(function, levels))
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_for_outliers_is_on_no_level():
+    """x * x leaves float32, and inf - inf is no number: none to round, and nothing to warn of."""
+
+    def function(x):
+        with np.errstate(all="ignore"):
+            return quantizer()(x) + (x * x - x * x)
+
+    levels = fitted(function)
+    with pytest.raises(Misfit, match=r"it is not a number everywhere: not at -.*e\+"):
+        check_levels(levels, ask(function, function(GRID), levels))
+
+
 def test_the_numbers_that_a_function_is_made_of_are_looked_at():
     """A step of one part in 30000 is not among thousands of random points."""
     d, left, right = F32(0.001), F32(3.0003), F32(3.0004)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import getac
+from getac.errors import OptionError
 from getac.passes import ChooseUnits, FoldQuantizers, InferAxes, InferShapes, SliceUnits
 from getac.pipeline import Pipeline, State
 
@@ -126,3 +127,11 @@ def test_such_a_model_lowers(build, tmp_path, name, calibrated):
         bench=False,
     )
     assert report.verification.passed and report.units_removed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"sparsity": 2.0}, "share of units"), ({"align": 0}, "multiple")]
+)
+def test_options_outside_their_domain(options, words):
+    with pytest.raises(OptionError, match=words):
+        SliceUnits(**options)

@@ -130,7 +130,8 @@ def test_whatever_its_own_checks_raise_is_told():
                 raise OptionError("mine")
             assert self.rate >= 0, "not below zero"
 
-    assert refusal(Checked, "sample{rate=2}").message == "mine"
+    error = refusal(Checked, "sample{rate=2}")
+    assert (error.message, error.where) == ("mine", "sample{rate=2}")
     error = refusal(Checked, "sample{rate=-1}")
     assert error.message == "the pass sample refuses its options"
     assert error.found.startswith("AssertionError: not below zero")

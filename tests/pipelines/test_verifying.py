@@ -60,6 +60,7 @@ def test_a_wrong_pass_is_named_with_the_first_value_that_departs(state, batches)
     assert "Conv node d" in error.value.where
     assert error.value.required == "a relative difference of at most 0.0001"
     assert "40.0 dB" in error.value.found
+    assert "--reduce" in error.value.hint
     assert [record.name for record in state.records] == ["fold-quantizers", "fold-batch-norm", "scales"]
 
 
