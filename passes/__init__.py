@@ -152,7 +152,7 @@ def storing_passes(target: str) -> tuple[Pass, ...]:
         QuantizeDynamically(),  # before the rest of what is in floats is stored as integers
         StoreWeights(target),
         RemoveDead(),
-        RemoveIdentities(),  # in front of outputs: what a pair makes can be one itself
+        RemoveIdentities(apart=True),  # in front of outputs: what a pair makes can be one itself
         ShareStorage(),
         PackWeights(target),
     )  # packed last: nothing reads it again

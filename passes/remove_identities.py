@@ -18,7 +18,14 @@ __all__ = ["RemoveIdentities"]
 
 @dataclass(frozen=True)
 class RemoveIdentities:
-    """Removes Identity nodes, but for one from an input, or from another output, to an output."""
+    """Removes Identity nodes, but for one from an input, or from another output, to an output.
+
+    Args:
+        apart: Whether an output stays another value than one that nodes read: behind pairs, it may have to
+            (`getac.onnx_graph.rearranging.moved_up_to`).
+    """
+
+    apart: bool = False
 
     name: ClassVar[str] = "remove-identities"
     needs: ClassVar[frozenset[Fact]] = frozenset()
@@ -27,17 +34,17 @@ class RemoveIdentities:
 
     def run(self, state: State) -> None:
         for node in list(state.model.graph.all_nodes()):
-            if node.op_type == "Identity" and node.domain == "" and not is_needed(node):
+            if node.op_type == "Identity" and node.domain == "" and not is_needed(node, self.apart):
                 remove(node)
 
 
-def is_needed(node: ir.Node) -> bool:
+def is_needed(node: ir.Node, apart: bool) -> bool:
     """Whether its result is an output that would otherwise have the name, or the graph, of another value."""
     x, y = node.inputs[0], node.outputs[0]
     if x is None or not y.is_graph_output():
         return x is None
-    producer = x.producer()
-    return producer is None or producer.graph is not node.graph or x.is_graph_output()
+    producer, read = x.producer(), apart and len(x.uses()) > 1
+    return read or producer is None or producer.graph is not node.graph or x.is_graph_output()
 
 
 def remove(node: ir.Node) -> None:

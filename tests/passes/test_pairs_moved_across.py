@@ -173,3 +173,14 @@ def test_lowered_again_names_and_sizes_stay(tmp_path):
     names = [[value for node in onnx.load(path).graph.node for value in node.output] for path in files]
     assert names[0] == names[1] == names[2]
     assert len({path.stat().st_size for path in files}) == 1
+
+
+def test_an_output_behind_a_pair_is_not_rounded_by_the_next_one(tmp_path):
+    """What the first pair makes is an output, and read by a Transpose with another pair behind it."""
+    body = (
+        "q = QuantizeLinear(x, s, z)  a = DequantizeLinear(q, s, z)  t = Transpose<perm=[0,1,3,2]>(a)"
+        "  p = QuantizeLinear(t, r, z)  d = DequantizeLinear(p, r, z)  y = Sin(d)"
+    )
+    numbers = {"s": np.asarray(F32(1e-3)), "r": np.asarray(F32(0.05)), "z": np.asarray(np.uint16(2**15))}
+    source, path, x = lowered_file(tmp_path, body, ["a", "y"], numbers)
+    assert_same_outputs(source, path, x, atol=1e-5)
