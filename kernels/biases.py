@@ -57,12 +57,12 @@ class Fitted:
     """Biases in steps of s r / factor, shape (units,).
 
     Args:
-        integers: b', times the factor.
+        integers: b', times the factor; as floats, as INT64 does not hold one that counts vanishing steps.
         stretch: r, 1 where that does.
         moved: Which part of evenly spread results goes to another level: by as much of one the bias is off.
     """
 
-    integers: npt.NDArray[np.int64]
+    integers: Floats
     stretch: Floats
     moved: Floats
 
@@ -86,16 +86,20 @@ class Thresholds:
     last: Floats
 
     def fitted(self, factor: int) -> Fitted:
-        """Biases that change no result, with the least stretch; where there are none, the nearest ones."""
+        """Biases that change no result, with the least stretch; where there are none, the nearest ones.
+
+        A bias that is whole stays, without a stretch: it keeps also the ties, which go to even.
+        """
         nearest = np.rint(self.wanted * factor)
-        chosen, least = nearest, np.full(nearest.shape, np.inf)
+        whole = np.abs(self.wanted * factor - nearest) <= FLOAT_ERROR
+        chosen, least = nearest, np.where(whole, 1, np.inf)
         for away in sorted(range(-NEARBY, NEARBY + 1), key=abs):
             stretch = self.stretch((nearest + away) / factor)
             better = np.abs(stretch - 1) < np.abs(least - 1)
             chosen, least = np.where(better, nearest + away, chosen), np.where(better, stretch, least)
         exact = np.isfinite(least)
         moved = np.where(exact, 0, np.abs(nearest / factor - self.wanted) / self.level)
-        return Fitted(chosen.astype(np.int64), np.where(exact, least, 1), moved)
+        return Fitted(chosen, np.where(exact, least, 1), moved)
 
     def stretch(self, bias: Floats) -> Floats:
         """The r with which these b' change no result: 1, or in the middle of those; inf where none does."""

@@ -83,7 +83,7 @@ def integer_bias(weights: Weights, inputs: Quantizer, outputs: Quantizer | None)
     assert weights.bias is not None
     used = occupied(weights)
     plain = Finer(finest_weights(used, inputs))
-    scale = (np.float32(inputs.step) * used.step).astype(np.float64)
+    scale = np.float64(inputs.step) * used.step  # a product of float32 may vanish
     if not is_rounded(weights) or is_on_lattice(weights.bias, scale / plain.both):
         return IntegerBias(plain, weights.bias)
     if outputs is None or outputs.axis is not None:
@@ -122,7 +122,7 @@ def is_rounded(weights: Weights) -> bool:
 
 def ways(weights: Quantizer, inputs: Quantizer) -> Iterator[Finer]:
     """Inputs as they are; then finer, in powers of two and otherwise, each time the finest first."""
-    span, greatest = inputs.high - inputs.low, max(-weights.low, weights.high, 1)
+    span, greatest = max(inputs.high - inputs.low, 1), max(-weights.low, weights.high, 1)
     most = max(min(EIGHT_BITS // span, PAIR_LIMIT // (2 * span * greatest)), 1)
     for times in sorted(range(1, most + 1), key=lambda one: (one > 1, one & (one - 1) > 0, -one)):
         yield Finer(finest_weights(weights, inputs, times), times)
@@ -139,4 +139,4 @@ def finest_weights(weights: Quantizer, inputs: Quantizer, times: int = 1) -> int
 
 def mean_square(fitted: Fitted, levels: Levels) -> float:
     """What the rounding of a bias adds to the results, in squared steps of 8 bits over their range."""
-    return float(fitted.moved.mean()) * max(EIGHT_BITS / (levels.high - levels.low), 1) ** 2
+    return float(fitted.moved.mean()) * max(EIGHT_BITS / max(levels.high - levels.low, 1), 1) ** 2
