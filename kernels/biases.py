@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
 
 FLOAT_ERROR = 2.0**-21
-"""Relative: what float32 makes of a product of two scales and a quotient."""
+"""What float32 makes of a product of two scales and a quotient, relative; how far off a whole bias may be."""
 
 NEARBY = 4
 """How many steps beside the nearest one a bias is sought."""

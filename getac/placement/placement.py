@@ -69,15 +69,12 @@ class Placement:
     def is_on_lattice(self, value: ir.Value) -> bool:
         """Whether a value needs no pair of its own: what is rounded already is only moved about.
 
-        A pair behind a Transpose that follows a pair is a third of the bytes of both, and changes nothing.
+        A pair behind a Transpose that follows a pair changes nothing. onnxruntime moves the first one up to
+        what reads the Transpose, but not across a graph output.
         """
         node = value.producer()
-        return (
-            node is not None
-            and node in self.sharing
-            and is_moved_across(node)
-            and not value.is_graph_output()
-        )
+        moved = node is not None and node in self.sharing and is_moved_across(node)
+        return moved and not (value.is_graph_output() and value.uses())
 
     def writes_integers(self, value: ir.Value | None) -> bool:
         """Whether the node that makes a value needs the value's quantizer for its own kernel."""

@@ -83,6 +83,26 @@ def test_a_unit_without_weights_gives_what_its_bias_gives():
     assert fitted_results(np.array([0]), scale, fitted, 1, levels) == 2
 
 
+def test_a_whole_bias_keeps_the_ties_whatever_the_other_units_have():
+    """Steps that are powers of two: an eighth of the sums are ties, which go to even."""
+    levels, reach = Levels(8.0, 0, 15), Reach(np.full(3, -60), np.full(3, 60))
+    scale, bias = np.ones(3), np.array([3.0, -5.0, 0.3])
+    fitted = thresholds_of(bias, scale, reach, levels).fitted(4)
+    np.testing.assert_array_equal(fitted.integers[:2], [12, -20])
+    assert not fitted.moved.any() and (fitted.stretch[:2] == 1).all()
+    sums = np.arange(-60, 61)
+    wanted = results(sums, scale[:, None], bias[:, None], levels)
+    np.testing.assert_array_equal(fitted_results(sums, scale, fitted, 4, levels), wanted)
+
+
+@pytest.mark.parametrize("bias", [1.0, -1.0, 1e30])
+def test_a_bias_of_more_vanishing_steps_than_int64_holds_keeps_its_sign(bias):
+    scale, reach = np.array([1e-38]), Reach(np.array([0]), np.array([0]))
+    fitted = thresholds_of(np.array([bias]), scale, reach, Levels(0.1, -7, 7)).fitted(16)
+    assert fitted.moved == 0
+    np.testing.assert_allclose(fitted.integers * scale * fitted.stretch / 16, bias)
+
+
 def test_sums_reach_as_far_as_products_and_padding_do():
     reach = reach_of(np.array([[[2, -1]], [[3, 3]]]), -4, 7)
     assert reach.least.tolist() == [-15, -24] and reach.greatest.tolist() == [18, 42]

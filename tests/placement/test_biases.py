@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_finer_integers_fit_their_types_and_a_sum_of_two_products():
 
 def test_eight_bits_bear_a_rounded_bias_and_four_do_not():
     wide = integer_bias(layer(127, BIAS, inputs=64), activation(0, 255), activation(0, 255, step=1.1))
-    narrow = integer_bias(layer(127, BIAS, inputs=64), activation(0, 255), activation(0, 15, step=0.1))
+    narrow = integer_bias(layer(127, BIAS, inputs=64), activation(0, 255), activation(0, 15, step=0.05))
     assert wide is not None and wide.finer == Finer() and narrow is None
 
 
@@ -107,3 +108,18 @@ def test_what_is_written_is_on_its_lattice_when_it_is_read_again(bits):
     assert again is not None and again.finer == form.finer
     np.testing.assert_allclose(again.bias, form.bias, rtol=1e-6)
     assert again.stretch is None or (again.stretch == 1).all()
+
+
+def test_one_level_is_what_any_bias_gives():
+    single = activation(0, 0)
+    assert integer_bias(layer(7, BIAS), activation(0, 15), single) is not None
+    assert integer_bias(layer(7, BIAS), single, activation(0, 15)) is not None
+
+
+def test_steps_whose_product_vanishes_in_float32_still_count():
+    weights = layer(7, np.asarray(BIAS) * 1e-8)
+    tiny = replace(weights.quantizer, step=np.asarray([1e-38, 0.013, 0.013, 0.013], F32))
+    numbers = weights.weight / weights.quantizer.step[:, None] * tiny.step[:, None]
+    weights = replace(weights, weight=numbers, quantizer=tiny)
+    form = integer_bias(weights, activation(0, 15, step=1e-8), activation(0, 15, step=2e-8))
+    assert form is not None and np.isfinite(form.bias).all()
