@@ -138,7 +138,7 @@ def keep_quantizers(
 def records_to_keep(
     graph: ir.Graph, quantizers: MutableMapping[ir.Value, Quantizer]
 ) -> Iterator[tuple[ir.Value, Quantizer]]:
-    """The records of activations that round anything, in the order of the graph; none is left there."""
+    """Takes out the records of activations; gives those that round anything, in the order of the graph."""
     rounded: dict[ir.Value | None, Quantizer] = {}
     for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
         node = value.producer()

@@ -23,7 +23,7 @@ from getac.quantizer import Quantizer
 
 __all__ = ["bias_of", "finer_readings", "settle"]
 
-COARSE = "its bias would change results: integers that stand for it are too coarse for its few levels"
+COARSE = "its bias would change results: integers that stand for it are too coarse"
 
 
 def settle(

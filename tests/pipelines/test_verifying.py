@@ -65,7 +65,9 @@ def test_a_wrong_pass_is_named_with_the_first_value_that_departs(state, batches)
 
 
 def test_what_is_within_the_rounding_of_floats_passes(state, batches):
-    Pipeline([Scales(1 + 1e-6)], verify=batches).run(state)
+    watcher = EachVerified(batches)
+    Pipeline([Scales(1 + 1e-6)], watchers=[watcher], provider=standard_provider).run(state)
+    assert 0 < watcher.checks[-1].worst.relative < 1e-5
 
 
 def test_a_pass_that_says_that_it_rounds_is_held_to_noise(state, batches):
